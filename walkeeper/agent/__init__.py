@@ -1,0 +1,1 @@
+"""The resident process: builds the objects, owns the TaskGroup."""

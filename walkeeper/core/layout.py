@@ -1,0 +1,188 @@
+"""Object names: the only module that builds or parses them.
+
+A name is relative to the archive's folder and never depends on configuration. Whatever does not
+parse here is not ours, and nothing that is not ours is ever deleted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from walkeeper.core.backup_id import BackupId
+from walkeeper.core.wal import (
+    BackupHistoryFile,
+    TimelineHistoryFile,
+    WalSegment,
+)
+
+ObjectName = NewType("ObjectName", str)
+"""The name of an object, relative to its archive: ``wal/00000001/00000000/....zst.age``."""
+
+ARCHIVE_NAME: Final = re.compile(r"[a-z0-9-]{1,63}")
+"""What a folder of an archive may be called; a system identifier is one too."""
+
+ARCHIVE_RECORD: Final = ObjectName("archive.json")
+CONTENT_DIGITS: Final = 16
+"""Hex digits of the content code in the name of a cut-off segment."""
+
+_SEALED: Final = ".zst.age"
+_HEX8: Final = r"[0-9A-F]{8}"
+_WAL_SEGMENT: Final = re.compile(
+    rf"wal/({_HEX8})/({_HEX8})/({_HEX8}{_HEX8}{_HEX8})"
+    rf"(?:\.(?P<offset>{_HEX8})\.backup|\.partial\.(?P<content>[0-9a-f]{{16}}))?\.zst\.age"
+)
+_WAL_HISTORY: Final = re.compile(rf"wal/({_HEX8})\.history\.zst\.age")
+_BACKUP_FILE: Final = re.compile(
+    r"backups/(?P<id>[^/]+)/(?:(?P<fixed>start\.json|summary\.json|manifest\.json\.zst\.age)"
+    r"|data/(?:(?P<oid>[1-9][0-9]*)/)?(?P<part>[0-9]{5})\.tar(?P<files>\.files\.jsonl)?\.zst\.age)"
+)
+_MAX_PART: Final = 99_999
+
+
+@dataclass(frozen=True, slots=True)
+class CutOffSegment:
+    """A segment that ends before its end, stored beside the complete one it must never replace.
+
+    ``content`` holds the first 16 hex digits of its content code: several may exist.
+    """
+
+    segment: WalSegment
+    content: str
+
+
+StoredWal = WalSegment | CutOffSegment | BackupHistoryFile | TimelineHistoryFile
+
+
+@dataclass(frozen=True, slots=True)
+class BackupPart:
+    """One numbered piece of a backup, counted from 1; ``tablespace`` is an oid or None."""
+
+    backup: BackupId
+    tablespace: int | None
+    number: int
+
+    @property
+    def data_name(self) -> ObjectName:
+        """The tar file."""
+        return ObjectName(f"{self._stem}.tar{_SEALED}")
+
+    @property
+    def files_name(self) -> ObjectName:
+        """The list of the files in it."""
+        return ObjectName(f"{self._stem}.tar.files.jsonl{_SEALED}")
+
+    @property
+    def _stem(self) -> str:
+        if not 1 <= self.number <= _MAX_PART:
+            raise ValueError(f"a backup has parts 1 to {_MAX_PART}, not {self.number}")
+        folder = "" if self.tablespace is None else f"{self.tablespace}/"
+        return f"{backup_data_prefix(self.backup)}{folder}{self.number:05d}"
+
+
+def wal_object(wal: StoredWal) -> ObjectName:
+    """Where a WAL file is stored."""
+    match wal:
+        case TimelineHistoryFile():
+            return ObjectName(f"wal/{wal}{_SEALED}")
+        case CutOffSegment(segment, content):
+            return ObjectName(f"{wal_prefix(segment)}{segment}.partial.{content}{_SEALED}")
+        case BackupHistoryFile(segment):
+            return ObjectName(f"{wal_prefix(segment)}{wal}{_SEALED}")
+        case _:
+            return ObjectName(f"{wal_prefix(wal)}{wal}{_SEALED}")
+
+
+def wal_prefix(segment: WalSegment) -> str:
+    """The folder of a segment: its timeline and log."""
+    return f"wal/{segment.timeline:08X}/{segment.log:08X}/"
+
+
+def timeline_prefix(timeline: int) -> str:
+    """The folder of a timeline's segments."""
+    return f"wal/{timeline:08X}/"
+
+
+WAL_PREFIX: Final = "wal/"
+BACKUPS_PREFIX: Final = "backups/"
+FORMAT_PREFIX: Final = "format/"
+
+
+def parse_wal_object(name: str) -> StoredWal | None:
+    """What a stored WAL object is, or None when the name is not one of ours."""
+    if match := _WAL_HISTORY.fullmatch(name):
+        return TimelineHistoryFile(int(match[1], 16))
+    match = _WAL_SEGMENT.fullmatch(name)
+    if match is None or not match[3].startswith(match[1] + match[2]) or int(match[1], 16) == 0:
+        return None
+    segment = WalSegment.parse(match[3])
+    if match["offset"] is not None:
+        return BackupHistoryFile(segment, int(match["offset"], 16))
+    if match["content"] is not None:
+        return CutOffSegment(segment, match["content"])
+    return segment
+
+
+def parse_timeline_folder(name: str) -> int | None:
+    """The timeline of a folder ``wal/<8 hex>/``, or None."""
+    match = re.fullmatch(rf"wal/({_HEX8})/", name)
+    return int(match[1], 16) if match else None
+
+
+def backup_prefix(backup: BackupId) -> str:
+    """The folder of a backup."""
+    return f"{BACKUPS_PREFIX}{backup}/"
+
+
+def backup_data_prefix(backup: BackupId) -> str:
+    """The folder of a backup's parts."""
+    return f"{BACKUPS_PREFIX}{backup}/data/"
+
+
+def backup_start(backup: BackupId) -> ObjectName:
+    """The claim on a backup's id."""
+    return ObjectName(f"{backup_prefix(backup)}start.json")
+
+
+def backup_summary(backup: BackupId) -> ObjectName:
+    """What a listing of backups needs."""
+    return ObjectName(f"{backup_prefix(backup)}summary.json")
+
+
+def backup_manifest(backup: BackupId) -> ObjectName:
+    """The commit point of a backup."""
+    return ObjectName(f"{backup_prefix(backup)}manifest.json{_SEALED}")
+
+
+def parse_backup_folder(name: str) -> BackupId | None:
+    """The backup of a folder ``backups/<id>/``, or None."""
+    if not name.startswith(BACKUPS_PREFIX) or not name.endswith("/"):
+        return None
+    try:
+        return BackupId.parse(name.removeprefix(BACKUPS_PREFIX).removesuffix("/"))
+    except ValueError:
+        return None
+
+
+def parse_backup_part(name: str) -> tuple[BackupPart, bool] | None:
+    """The part of a stored name and whether it is the list of its files, or None."""
+    match = _BACKUP_FILE.fullmatch(name)
+    if match is None or match["part"] is None or int(match["part"]) == 0:
+        return None
+    backup = parse_backup_folder(f"{BACKUPS_PREFIX}{match['id']}/")
+    if backup is None:
+        return None
+    oid = None if match["oid"] is None else int(match["oid"])
+    return BackupPart(backup, oid, int(match["part"])), match["files"] is not None
+
+
+def format_marker(version: int) -> ObjectName:
+    """Created when something of a format above 1 is first written."""
+    return ObjectName(f"{FORMAT_PREFIX}{version}.json")
+
+
+def parse_format_marker(name: str) -> int | None:
+    """The format version of a marker, or None."""
+    match = re.fullmatch(r"format/([1-9][0-9]*)\.json", name)
+    return int(match[1]) if match else None

@@ -1,0 +1,1 @@
+"""What PostgreSQL starts for each segment: standard library only."""

@@ -1,0 +1,1 @@
+"""Recipients, identities and the writer key: parsing and loading."""

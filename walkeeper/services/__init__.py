@@ -1,0 +1,1 @@
+"""Use cases: archive, fetch, back up, restore, report."""

@@ -1,0 +1,3 @@
+"""Fixture families, one file for each."""
+
+pytest_plugins: list[str] = []

@@ -1,3 +1,3 @@
 """Fixture families, one file for each."""
 
-pytest_plugins: list[str] = ["tests.fix_postgres"]
+pytest_plugins: list[str] = ["tests.fix_age", "tests.fix_postgres", "tests.fix_archive"]

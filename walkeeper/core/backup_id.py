@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 _TEXT: Final = re.compile(r"(\d{8}T\d{6}Z)-(full)-([0-9a-f]{6})")
-_STAMP: Final = "%Y%m%dT%H%M%SZ"
+_STAMP_IN_YEAR: Final = "%m%dT%H%M%SZ"
+_STAMP: Final = f"%Y{_STAMP_IN_YEAR}"
+_CHANCE_BYTES: Final = 3
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,13 +31,23 @@ class BackupId:
         match = _TEXT.fullmatch(text)
         if match is None or not text.isascii():
             raise ValueError(f"not a backup id: {text!r}")
-        started_at = datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC)
+        try:
+            started_at = datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC)
+        except ValueError as error:
+            raise ValueError(f"not a backup id: {text!r}") from error
         return cls(started_at, match[2], match[3])
 
     @classmethod
     def create(cls, started_at: datetime, random_bytes: bytes) -> BackupId:
-        """A new id of a full backup; ``random_bytes`` are three bytes of chance."""
+        """A new id of a full backup; ``random_bytes`` are three bytes of chance.
+
+        Raises ValueError for another number of bytes, or for a time without a zone.
+        """
+        if len(random_bytes) != _CHANCE_BYTES or started_at.tzinfo is None:
+            raise ValueError("a backup id is made of a time with a zone and three bytes")
         return cls(started_at.astimezone(UTC).replace(microsecond=0), "full", random_bytes.hex())
 
     def __str__(self) -> str:
-        return f"{self.started_at.strftime(_STAMP)}-{self.kind}-{self.chance}"
+        # strftime does not pad the year on every platform.
+        stamp = f"{self.started_at.year:04d}{self.started_at.strftime(_STAMP_IN_YEAR)}"
+        return f"{stamp}-{self.kind}-{self.chance}"

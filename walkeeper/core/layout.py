@@ -39,6 +39,7 @@ _BACKUP_FILE: Final = re.compile(
     r"|data/(?:(?P<oid>[1-9][0-9]*)/)?(?P<part>[0-9]{5})\.tar(?P<files>\.files\.jsonl)?\.zst\.age)"
 )
 _MAX_PART: Final = 99_999
+_MAX_OID: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,15 @@ FORMAT_PREFIX: Final = "format/"
 def parse_wal_object(name: str) -> StoredWal | None:
     """What a stored WAL object is, or None when the name is not one of ours."""
     if match := _WAL_HISTORY.fullmatch(name):
-        return TimelineHistoryFile(int(match[1], 16))
+        timeline = int(match[1], 16)
+        return TimelineHistoryFile(timeline) if timeline else None
     match = _WAL_SEGMENT.fullmatch(name)
-    if match is None or not match[3].startswith(match[1] + match[2]) or int(match[1], 16) == 0:
+    if match is None or not match[3].startswith(match[1] + match[2]):
         return None
-    segment = WalSegment.parse(match[3])
+    try:
+        segment = WalSegment.parse(match[3])
+    except ValueError:
+        return None
     if match["offset"] is not None:
         return BackupHistoryFile(segment, int(match["offset"], 16))
     if match["content"] is not None:
@@ -127,7 +132,7 @@ def parse_wal_object(name: str) -> StoredWal | None:
 def parse_timeline_folder(name: str) -> int | None:
     """The timeline of a folder ``wal/<8 hex>/``, or None."""
     match = re.fullmatch(rf"wal/({_HEX8})/", name)
-    return int(match[1], 16) if match else None
+    return int(match[1], 16) or None if match else None
 
 
 def backup_prefix(backup: BackupId) -> str:
@@ -174,6 +179,8 @@ def parse_backup_part(name: str) -> tuple[BackupPart, bool] | None:
     if backup is None:
         return None
     oid = None if match["oid"] is None else int(match["oid"])
+    if oid is not None and oid > _MAX_OID:
+        return None
     return BackupPart(backup, oid, int(match["part"])), match["files"] is not None
 
 

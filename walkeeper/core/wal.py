@@ -15,6 +15,8 @@ from walkeeper.core.lsn import Lsn
 # src/include/access/xlog_internal.h: WalSegMinSize, WalSegMaxSize, IsValidWalSegSize.
 MIN_SEGMENT_SIZE: Final = 1 << 20
 MAX_SEGMENT_SIZE: Final = 1 << 30
+MAX_SEGMENTS_PER_LOG: Final = 0x1_0000_0000 // MIN_SEGMENT_SIZE
+_UINT32: Final = 0xFFFF_FFFF
 
 # src/include/access/xlog_internal.h: IsXLogFileName, IsPartialXLogFileName,
 # IsTLHistoryFileName, IsBackupHistoryFileName. PostgreSQL writes upper case only.
@@ -48,11 +50,17 @@ class WalSegment:
     log: int
     seg: int
 
+    def __post_init__(self) -> None:
+        if not (0 < self.timeline <= _UINT32 and 0 <= self.log <= _UINT32):
+            raise ValueError(f"no WAL segment: timeline {self.timeline}, log {self.log}")
+        if not 0 <= self.seg < MAX_SEGMENTS_PER_LOG:
+            raise ValueError(f"no WAL segment: number {self.seg} of a log")
+
     @classmethod
     def parse(cls, name: str) -> WalSegment:
         """Read a 24-digit name; raises ValueError for anything else, timeline 0 included."""
         match = _SEGMENT.fullmatch(name)
-        if match is None or int(match[1], 16) == 0:
+        if match is None:
             raise ValueError(f"not the name of a WAL segment: {name!r}")
         return cls(int(match[1], 16), int(match[2], 16), int(match[3], 16))
 
@@ -89,11 +97,11 @@ class WalSegment:
         return Lsn(self.number(size) * size.bytes)
 
     def end(self, size: SegmentSize) -> Lsn:
-        """Position just after its last byte."""
+        """Position just after its last byte; ValueError for the very last segment of all."""
         return Lsn((self.number(size) + 1) * size.bytes)
 
     def next(self, size: SegmentSize) -> WalSegment:
-        """The segment after it on the same timeline."""
+        """The segment after it on the same timeline; ValueError after the very last."""
         return WalSegment.numbered(self.timeline, self.number(size) + 1, size)
 
     def on(self, timeline: int) -> WalSegment:
@@ -140,7 +148,8 @@ def parse_wal_file(name: str) -> WalFile:
 
     Raises ValueError for every other name.
     """
-    if match := _HISTORY.fullmatch(name):
+    match = _HISTORY.fullmatch(name)
+    if match and int(match[1], 16) > 0:
         return TimelineHistoryFile(int(match[1], 16))
     if match := _BACKUP.fullmatch(name):
         return BackupHistoryFile(WalSegment.parse(match[1]), int(match[2], 16))

@@ -126,8 +126,9 @@ def open_workplace(
 ) -> Iterator[Workplace]:
     """Make a workplace with PostgreSQL and this environment on its PATH; nothing of it stays.
 
-    At the end, however it comes, every process that was started in it is stopped, servers and
-    programs that went into the background included, and the directory is removed unless ``keep``.
+    At the end, however it comes, all processes that this script has started are stopped, servers
+    and programs that went into the background included, and the directory is removed unless
+    ``keep``. Where workplaces are nested, nothing of the outer one may run when the inner one ends.
     """
     root = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     environment = {

@@ -1,1 +1,1 @@
-"""Bytes in, bytes out: compression and encryption; synchronous, callers run it in threads."""
+"""Bytes in, bytes out: the age container, zstd, signatures. Synchronous; callers use threads."""

@@ -1,0 +1,34 @@
+# The agent in a small image. It runs beside PostgreSQL, as PostgreSQL's user, and needs from the
+# server's container (or host):
+#   the data directory, read-only, under the same path (archive_status in it is what it follows)
+#   the server's socket directory, or a dsn over TCP
+#   /run/walkeeper shared with the server: the hooks reach the agent through the socket there
+# The hooks themselves run in the server's container: install walkeeper there too (or this image's
+# /opt/walkeeper, where its Python is the same).
+# PostgreSQL's user has another number in every image: 999 in Debian-based ones, 70 on Alpine.
+ARG PYTHON=3.12
+FROM python:${PYTHON}-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY walkeeper walkeeper
+RUN python -m venv /opt/walkeeper \
+    && /opt/walkeeper/bin/pip install --no-cache-dir --only-binary :all: --no-binary walkeeper . \
+    && /opt/walkeeper/bin/pip uninstall -y pip
+
+FROM python:${PYTHON}-slim
+ARG POSTGRES_UID=999
+ARG POSTGRES_GID=999
+RUN groupadd --system --gid "$POSTGRES_GID" postgres \
+    && useradd --system --uid "$POSTGRES_UID" --gid postgres --home-dir /var/lib/walkeeper postgres \
+    && install -d -o postgres -g postgres -m 0750 /run/walkeeper /var/lib/walkeeper \
+    && install -d -m 0755 /etc/walkeeper
+COPY --from=build /opt/walkeeper /opt/walkeeper
+ENV PATH=/opt/walkeeper/bin:$PATH
+USER postgres
+VOLUME ["/var/lib/walkeeper"]
+STOPSIGNAL SIGTERM
+# Asks the agent, not the repository: no LIST is paid for every 30 seconds.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["python", "-c", \
+    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9188/healthz', timeout=5)"]
+ENTRYPOINT ["walkeeper"]
+CMD ["agent"]

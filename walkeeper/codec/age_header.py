@@ -95,6 +95,8 @@ def encode_header(stanzas: bytes, file_key: bytes) -> bytes:
 def parse_header(data: bytes) -> AgeHeader | None:
     """Read the header at the beginning of ``data``, or None when more bytes are needed.
 
+    Nothing behind the first 64 KiB is looked at.
+
     Raises `IntegrityError` as soon as no further bytes could make it a header, or when it is
     larger than 64 KiB or has more than 32 stanzas.
     """

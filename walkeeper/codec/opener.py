@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from walkeeper.codec.age_header import AgeHeader, decode_base64, parse_header
+from walkeeper.codec.age_header import MAX_HEADER_BYTES, AgeHeader, decode_base64, parse_header
 from walkeeper.codec.age_stream import payload_size
 from walkeeper.codec.reader import Buffer, ObjectReader, named
 from walkeeper.codec.stanza import ObjectFacts, commitment, decode_object_stanza
@@ -105,7 +105,7 @@ class Opener:
         known writer did not write under this name in this archive, and `FormatTooNew`.
         """
         with named(name):
-            age = parse_header(bytes(data))
+            age = parse_header(bytes(memoryview(data)[:MAX_HEADER_BYTES]))
             if age is None:
                 if complete:
                     raise IntegrityError("the age header is cut")

@@ -1,1 +1,1 @@
-"""Recipients, identities and the writer key: parsing and loading."""
+"""Keys from files, the environment and commands; the cryptography is in `walkeeper.codec`."""

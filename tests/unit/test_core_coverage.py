@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fix_core_plan import SIZE, at, full_backup, histories, lsn
+from tests.fix_core_plan import (
+    LAST,
+    QUARTER,
+    SIZE,
+    World,
+    at,
+    full_backup,
+    histories,
+    lsn,
+    simulate,
+    worlds,
+)
 from walkeeper.core.coverage import (
     Path,
     WalHoldings,
@@ -74,88 +84,6 @@ def test_a_million_segments_cost_one_range_and_no_time_to_follow() -> None:
     for _ in range(1000):
         assert reach(held, (Leg(1, Lsn(0), None),), lsn(3)).end == lsn(1_000_000)
     assert time.perf_counter() - began < 1
-
-
-# The oracle: a world of a few timelines, positions in quarters of a segment, looked at one by one.
-QUARTER = SIZE.bytes // 4
-LAST = 10
-
-
-@dataclass(frozen=True)
-class World:
-    path: Path
-    held: WalHoldings
-    start: Lsn
-
-
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    forks = draw(st.lists(st.integers(1, LAST * 4 - 1), max_size=3))
-    switches = tuple(
-        TimelineSwitch(number, Lsn(fork * QUARTER)) for number, fork in enumerate(forks, start=1)
-    )
-    history = TimelineHistory(len(forks) + 1, switches)
-    density = draw(st.sampled_from([1, 2, 8]))
-    complete = {
-        timeline: SegmentSet.from_ordered(
-            n for n in range(LAST) if draw(st.integers(0, density)) or density == 1
-        )
-        for timeline in range(1, len(forks) + 2)
-    }
-    fragments = draw(
-        st.dictionaries(
-            st.builds(WalSegment, st.integers(1, len(forks) + 1), st.just(0), st.integers(0, LAST)),
-            st.integers(1, 4),
-            max_size=2,
-        )
-    )
-    ends = {segment: segment.begin(SIZE) + part * QUARTER for segment, part in fragments.items()}
-    start = Lsn(draw(st.integers(0, LAST * 4 - 1)) * QUARTER)
-    return World(history.legs, WalHoldings(SIZE, complete, ends), start)
-
-
-def begin_number(leg: Leg) -> int:
-    return leg.begin.value // SIZE.bytes
-
-
-def asked(path: Path, number: int) -> list[Leg]:
-    return [leg for leg in reversed(path) if begin_number(leg) <= number]
-
-
-def readable(world: World, quarter: int) -> bool:
-    """Whether PostgreSQL gets the byte, asking newest first as XLogFileReadAnyTLI does."""
-    position = Lsn(quarter * QUARTER)
-    number = position.value // SIZE.bytes
-    for leg in asked(world.path, number):
-        if world.held.holds(leg.timeline, number):
-            return leg.end is None or position < leg.end
-    return False
-
-
-def simulate(world: World) -> tuple[Lsn, set[tuple[int, int]]]:
-    """Where recovery ends, and what is stored behind that on the path."""
-    quarter = world.start.value // QUARTER
-    while readable(world, quarter):
-        quarter += 1
-    number = quarter // 4
-    stranded = {
-        (leg.timeline, n)
-        for leg in world.path
-        if leg.end is None or Lsn(quarter * QUARTER) < leg.end
-        for n in range(number + 1, LAST + 1)
-        if begin_number(leg) <= n and (leg.end is None or Lsn(n * SIZE.bytes) < leg.end)
-        if world.held.holds(leg.timeline, n) or world.held.fragment(leg.timeline, n) is not None
-    }
-    if not stranded:
-        # A complete segment that ends at a fork hides no fragment of the newer timeline.
-        position = Lsn(quarter * QUARTER)
-        ends = [
-            min(end, leg.end) if leg.end is not None else end
-            for leg in asked(world.path, number)
-            if (end := world.held.fragment(leg.timeline, number)) is not None
-        ]
-        return max([position, *ends]), stranded
-    return Lsn(quarter * QUARTER), stranded
 
 
 @given(worlds())

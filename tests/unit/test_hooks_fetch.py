@@ -1,0 +1,326 @@
+"""wal-fetch: what it says about itself, and what it leaves on disk."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fix_hooks import CLIENT, PACKAGE_ROOT, Ended, run_hook, serving
+from walkeeper.agent.control import ControlServer
+from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.hook_requests import WalFetchRequest
+
+ONLY = "000000010000000000000001"
+WANTED = "000000010000000000000002"
+CONTENT = b"segment" * 1000
+
+SERVICE = '''
+"""Stands in for the command fetch-service: same arguments, the real control server."""
+import asyncio, os, sys
+from pathlib import Path
+from walkeeper.agent.control import ControlServer
+from walkeeper.agent.control_request import Reply
+
+command, _, listen, _, idle, *options = sys.argv[1:]
+assert command == "fetch-service"
+if os.environ.get("BROKEN"):
+    sys.exit("walkeeper: the key cannot be read\\n")
+open(listen + ".started", "a").write(" ".join(options) + "\\n")
+
+async def fetch(request):
+    descriptor = request.take_descriptor()
+    with open(descriptor, "wb") as file:
+        file.write(b"from the private service")
+    return Reply.ok("24")
+
+async def serve():
+    server = ControlServer(Path(listen))
+    server.register("wal-fetch", fetch, deadline_s=10)
+    try:
+        server.bind()
+    except Exception as error:
+        sys.exit(error.exit_code)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve())
+        await server.wait_idle(1)
+        server.stop()
+
+asyncio.run(serve())
+'''
+
+
+def write_into(request: Request, data: bytes) -> None:
+    with os.fdopen(request.take_descriptor(), "wb") as file:
+        file.write(data)
+
+
+@pytest.fixture
+def private(short_dir: Path) -> dict[str, str]:
+    """An environment in which ``python -m walkeeper`` is the stand-in for the fetch service."""
+    package = short_dir / "stand-in" / "walkeeper"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"__path__.append({str(PACKAGE_ROOT / 'walkeeper')!r})\n")
+    (package / "__main__.py").write_text(SERVICE)
+    runtime = short_dir / "run"
+    runtime.mkdir(mode=0o700)
+    return {
+        "PYTHONPATH": os.fspath(package.parent),
+        "XDG_RUNTIME_DIR": os.fspath(runtime),
+        "WALKEEPER_SOCKET": os.fspath(short_dir / "no-agent.sock"),
+    }
+
+
+def started(private: dict[str, str]) -> list[str]:
+    """The options of each private service that was started."""
+    runtime = Path(private["XDG_RUNTIME_DIR"], "walkeeper")
+    return [line for path in runtime.glob("*.started") for line in path.read_text().splitlines()]
+
+
+async def wait_until_ended(private: dict[str, str]) -> None:
+    """Private services end by themselves when they are idle, and remove their sockets."""
+    async with asyncio.timeout(20):
+        while list(Path(private["XDG_RUNTIME_DIR"], "walkeeper").glob("*.sock")):
+            await asyncio.sleep(0.05)
+
+
+async def fetch(
+    data_directory: Path, *arguments: str | Path, environ: dict[str, str] | None = None
+) -> Ended:
+    return await run_hook(
+        "wal-fetch", *arguments, WANTED, "pg_wal/RECOVERYXLOG", cwd=data_directory, env=environ
+    )
+
+
+async def test_a_fetched_file_appears_whole_and_for_its_owner_only(
+    short_dir: Path, data_directory: Path
+) -> None:
+    target = data_directory / "pg_wal/RECOVERYXLOG"
+    before: list[list[str]] = []
+
+    async def serve(request: Request) -> Reply:
+        write_into(request, CONTENT)
+        before.append([entry.name for entry in os.scandir(target.parent)])
+        return Reply.ok(str(len(CONTENT)))
+
+    server = ControlServer(short_dir / "s")
+    server.register("wal-fetch", serve, deadline_s=5)
+    async with serving(server):
+        ended = await fetch(data_directory, "--socket", short_dir / "s")
+    assert (ended.code, ended.err) == (0, "")
+    assert target.name not in before[0]
+    assert target.read_bytes() == CONTENT
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert len(list(target.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("claimed", ["", "6999", "7001", "many", "-7000"])
+async def test_a_file_of_another_size_than_was_answered_is_not_served(
+    claimed: str, short_dir: Path, data_directory: Path
+) -> None:
+    old = data_directory / "pg_wal/RECOVERYXLOG"
+    old.write_bytes(b"an older file")
+
+    async def serve(request: Request) -> Reply:
+        write_into(request, CONTENT)
+        return Reply.ok(claimed)
+
+    server = ControlServer(short_dir / "s")
+    server.register("wal-fetch", serve, deadline_s=5)
+    async with serving(server):
+        ended = await fetch(data_directory, "--socket", short_dir / "s")
+    assert ended.code == 126
+    assert old.read_bytes() == b"an older file"
+    assert len(list(old.parent.iterdir())) == 2
+
+
+async def test_what_killed_hooks_left_behind_is_removed(
+    short_dir: Path, data_directory: Path
+) -> None:
+    wal = data_directory / "pg_wal"
+    mine = wal / f"RECOVERYXLOG.walkeeper.{os.getpid()}"
+    for name in ("RECOVERYXLOG.walkeeper.999999999", "RECOVERYXLOG.walkeeper.x", mine.name):
+        (wal / name).write_bytes(b"")
+    await fetch(data_directory, "--socket", short_dir / "nobody")
+    left = {path.name for path in wal.iterdir()}
+    assert left == {"000000010000000000000001", "RECOVERYXLOG.walkeeper.x", mine.name}
+
+
+@pytest.mark.parametrize(
+    ("signals", "options", "name", "standby", "recovery", "timeline"),
+    [
+        ([], [], WANTED, False, False, None),
+        (["recovery.signal"], [], WANTED, False, True, "3"),
+        (["recovery.signal"], [], "00000004.history", False, True, None),
+        (["standby.signal"], [], WANTED, True, False, None),
+        (["recovery.signal", "standby.signal"], [], WANTED, True, True, None),
+        (["recovery.signal"], ["--standby"], WANTED, True, True, None),
+        ([], ["--standby"], WANTED, True, False, None),
+    ],
+)
+async def test_a_target_holds_only_during_the_recovery_it_was_made_for(
+    signals: list[str],
+    options: list[str],
+    name: str,
+    standby: bool,
+    recovery: bool,
+    timeline: str | None,
+    short_dir: Path,
+    data_directory: Path,
+) -> None:
+    seen: list[WalFetchRequest] = []
+
+    async def look(request: Request) -> Reply:
+        seen.append(WalFetchRequest.parse(request))
+        return Reply.absent()
+
+    for signal in signals:
+        (data_directory / signal).touch()
+    server = ControlServer(short_dir / "s")
+    server.register("wal-fetch", look, deadline_s=5)
+    async with serving(server):
+        ended = await run_hook(
+            "wal-fetch", "--socket", short_dir / "s", "--timeline", "3", "--end", "0/4000000",
+            *options, name, "pg_wal/RECOVERYXLOG", cwd=data_directory,
+        )  # fmt: skip
+    assert (ended.code, ended.err) == (66, "")
+    (request,) = seen
+    assert (request.standby, request.recovery) == (standby, recovery)
+    assert request.timeline == timeline
+    assert request.end == (None if timeline is None else "0/4000000")
+    assert request.path == data_directory / "pg_wal/RECOVERYXLOG"
+    status = data_directory.stat()
+    assert request.data_directory.device == status.st_dev
+    assert request.data_directory.inode == status.st_ino
+
+
+async def test_a_file_of_that_name_beside_the_destination_is_reported(
+    short_dir: Path, data_directory: Path
+) -> None:
+    seen: list[bool] = []
+
+    async def look(request: Request) -> Reply:
+        seen.append(WalFetchRequest.parse(request).present)
+        return Reply.absent()
+
+    server = ControlServer(short_dir / "s")
+    server.register("wal-fetch", look, deadline_s=5)
+    async with serving(server):
+        for name in ("000000010000000000000001", WANTED):
+            await run_hook(
+                "wal-fetch", "--socket", short_dir / "s", name, "pg_wal/R", cwd=data_directory
+            )
+    assert seen == [True, False]
+
+
+async def test_without_an_agent_one_private_service_serves_all_calls_and_ends(
+    data_directory: Path, private: dict[str, str]
+) -> None:
+    for _ in range(2):
+        ended = await fetch(data_directory, environ=private)
+        assert (ended.code, ended.err) == (0, "")
+    target = data_directory / "pg_wal/RECOVERYXLOG"
+    assert target.read_bytes() == b"from the private service"
+    assert started(private) == [""]
+    await wait_until_ended(private)
+
+
+async def test_hooks_that_start_at_once_share_one_private_service(
+    data_directory: Path, private: dict[str, str]
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        calls = [
+            group.create_task(
+                run_hook("wal-fetch", WANTED, f"pg_wal/R{n}", cwd=data_directory, env=private)
+            )
+            for n in range(4)
+        ]
+    assert [(call.result().code, call.result().err) for call in calls] == [(0, "")] * 4
+    await wait_until_ended(private)
+
+
+async def test_each_configuration_and_archive_has_a_private_service_of_its_own(
+    short_dir: Path, data_directory: Path, private: dict[str, str]
+) -> None:
+    config = short_dir / "a.toml"
+    config.write_text("one")
+    calls = [["--config", "../a.toml"], ["--archive", "b"], ["--config", "../a.toml"]]
+    for options in calls:
+        assert (await fetch(data_directory, *options, environ=private)).code == 0
+    absolute = os.fspath(data_directory / "../a.toml")
+    assert sorted(started(private)) == ["--archive b", f"--config {absolute}"]
+    config.write_text("corrected")
+    assert (await fetch(data_directory, "--config", config, environ=private)).code == 0
+    assert len(started(private)) == 3
+    await wait_until_ended(private)
+
+
+async def test_the_agent_is_not_asked_when_a_configuration_is_named(
+    short_dir: Path, data_directory: Path, private: dict[str, str]
+) -> None:
+    async def serve(_: Request) -> Reply:
+        return Reply.absent()
+
+    server = ControlServer(short_dir / "no-agent.sock")
+    server.register("wal-fetch", serve, deadline_s=5)
+    async with serving(server):
+        assert (await fetch(data_directory, environ=private)).code == 66
+        assert (await fetch(data_directory, "--archive", "b", environ=private)).code == 0
+    await wait_until_ended(private)
+
+
+async def test_a_private_service_that_cannot_start_says_why_through_the_hook(
+    data_directory: Path, private: dict[str, str]
+) -> None:
+    ended = await fetch(data_directory, environ=private | {"BROKEN": "1"})
+    assert ended.code == 126
+    assert "the key cannot be read" in ended.err
+    assert [path.name for path in (data_directory / "pg_wal").iterdir()] == [ONLY]
+
+
+async def test_a_private_service_keeps_nothing_of_postgresqls(
+    data_directory: Path, private: dict[str, str]
+) -> None:
+    program = (
+        "import os, subprocess, sys\n"
+        "read, write = os.pipe()\n"
+        "os.set_inheritable(write, True)\n"
+        "code = subprocess.call(sys.argv[1:], close_fds=False)\n"
+        "os.close(write)\n"
+        "assert os.read(read, 1) == b'', 'the pipe is still held'\n"
+        "sys.exit(code)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, sys.executable, "-I", "-S", "-c", CLIENT, PACKAGE_ROOT,
+        "wal-fetch", WANTED, "pg_wal/R", cwd=data_directory, env=private,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(0.9 + 10):
+        out, _ = await process.communicate()  # ends only when nobody holds stdout any more
+    assert (process.returncode, out) == (0, b"")
+    assert list(Path(private["XDG_RUNTIME_DIR"], "walkeeper").glob("*.sock"))
+    await wait_until_ended(private)
+
+
+@pytest.mark.parametrize("fault", ["open to others", "a link"])
+async def test_a_directory_that_others_can_enter_is_not_used_for_the_socket(
+    fault: str, short_dir: Path, data_directory: Path, private: dict[str, str]
+) -> None:
+    directory = Path(private["XDG_RUNTIME_DIR"], "walkeeper")
+    if fault == "a link":
+        (short_dir / "elsewhere").mkdir(mode=0o700)
+        directory.symlink_to(short_dir / "elsewhere")
+    else:
+        directory.mkdir()
+        directory.chmod(0o711)
+    fallback = Path(f"/tmp/walkeeper-{os.geteuid()}")
+    known = set(fallback.glob("*.sock")) if fallback.exists() else set()
+    assert (await fetch(data_directory, environ=private)).code == 0
+    assert not list(directory.iterdir())
+    (socket,) = set(fallback.glob("*.sock")) - known
+    async with asyncio.timeout(20):
+        while socket.exists():
+            await asyncio.sleep(0.05)
+    for path in fallback.glob(f"{socket.stem}*"):
+        path.unlink()

@@ -1,0 +1,155 @@
+"""``wal-fetch``: one WAL file from the archive to where PostgreSQL wants it.
+
+The file is opened here and written by the service, through a descriptor that travels with the
+request. It gets its name only when it is whole, by a rename in its own directory: PostgreSQL opens
+%p as soon as the hook has answered 0.
+"""
+
+import posix
+
+from walkeeper.hooks import private_service, wire
+from walkeeper.hooks.channel import (
+    Failure,
+    NobodyListens,
+    Unanswered,
+    ask,
+    deadline_in,
+    environment,
+)
+from walkeeper.hooks.options import Options, absolute, encoded, exists, parent
+
+FETCH_DEADLINE_S = 600.0
+"""How long ``wal-fetch`` waits unless ``--timeout`` says otherwise. The service bounds its own
+retries far below that; only a service that hangs is met by this deadline."""
+
+FETCH_DEADLINE_LIMIT_S = 86_400.0
+_ATTEMPTS = 3
+"""Questions to a private service that may be just ending as we ask."""
+
+
+def fetch(options: Options) -> None:
+    """Returns when the file lies at its destination, whole.
+
+    Raises Absent when the archive has answered that it holds no such file, Failure for everything
+    else; then nothing is left behind and an older file at the destination is as it was.
+    """
+    timeout_s = options.timeout_s(FETCH_DEADLINE_S, FETCH_DEADLINE_LIMIT_S)
+    deadline = deadline_in(timeout_s)
+    name, destination = encoded(options.operands[0]), absolute(encoded(options.operands[1]))
+    if b"/" in name:
+        raise Failure("the first argument is %f, a name without a directory")
+    fields = describe(name, destination, options)
+    fields["timeout_ms"] = b"%d" % (timeout_s * 1000)
+    frame = wire.encode_request("wal-fetch", fields)
+    remove_stale(destination)
+    temporary = destination + b".walkeeper.%d" % posix.getpid()
+    flags = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    descriptor = posix.open(temporary, flags, 0o600)
+    try:
+        size = ask_service(options, fields, frame, deadline, descriptor)
+        check_written(size, descriptor, temporary)
+        posix.rename(temporary, destination)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def check_written(size: str, descriptor: int, temporary: bytes) -> None:
+    """Raises Failure unless the file has the size that was answered, and still its own name."""
+    written, named = posix.fstat(descriptor), posix.lstat(temporary)
+    if not size.isdigit() or int(size) != written.st_size or not written.st_size:
+        raise Failure(f"the service wrote {written.st_size} bytes and answered {size!r}")
+    if (written.st_dev, written.st_ino) != (named.st_dev, named.st_ino):
+        raise Failure("another process replaced the temporary file")
+
+
+def describe(name: bytes, destination: bytes, options: Options) -> dict[str, bytes]:
+    """The fields that say who asks for what.
+
+    ``--timeline`` and ``--end`` belong to a recovery that ``restore`` has prepared; they are sent
+    only while its recovery.signal exists, and never in standby mode (which wins when both signal
+    files exist, xlogrecovery.c readRecoverySignalFile) or for a history file.
+    """
+    data_directory = parent(parent(destination))
+    standby = options.get("--standby") is not None or exists(data_directory + b"/standby.signal")
+    recovery = exists(data_directory + b"/recovery.signal")
+    status = posix.stat(data_directory)
+    fields = {
+        "name": name,
+        "path": destination,
+        "data_dev": b"%d" % status.st_dev,
+        "data_ino": b"%d" % status.st_ino,
+        "standby": b"%d" % standby,
+        "recovery": b"%d" % recovery,
+        "present": b"%d" % exists(parent(destination) + b"/" + name),
+    }
+    timeline, end = options.get("--timeline"), options.get("--end")
+    if timeline is not None and not (timeline.isascii() and timeline.isdigit()):
+        raise Failure(f"--timeline {timeline} is not a number")
+    if recovery and not standby and not name.endswith(b".history"):
+        if timeline is not None:
+            fields["timeline"] = encoded(timeline)
+        if end is not None:
+            fields["end"] = encoded(end)
+    return fields
+
+
+def ask_service(
+    options: Options, fields: dict[str, bytes], frame: bytes, deadline: float, descriptor: int
+) -> str:
+    """Asks whoever is responsible and returns the message of an ``ok``.
+
+    ``--socket`` names the only one; ``--config`` or ``--archive`` a private service of their own;
+    otherwise it is the agent, and where no agent listens a private service.
+    """
+    explicit = options.get("--socket")
+    config, archive = options.get("--config"), options.get("--archive")
+    if explicit is not None and (config is not None or archive is not None):
+        raise Failure("--socket goes with neither --config nor --archive")
+    if explicit is not None:
+        return ask(explicit, frame, deadline, descriptor)
+    if config is None and archive is None:
+        try:
+            agent = environment("WALKEEPER_SOCKET") or wire.DEFAULT_SOCKET
+            return ask(agent, frame, deadline, descriptor)
+        except NobodyListens:
+            pass
+    service = private_service.describe(config, archive, fields)
+    for _ in range(_ATTEMPTS):
+        try:
+            return ask(service.socket, frame, deadline, descriptor)
+        except NobodyListens:
+            private_service.start(service, deadline)
+        except Unanswered:  # it was just ending
+            posix.ftruncate(descriptor, 0)
+            posix.lseek(descriptor, 0, 0)
+    return ask(service.socket, frame, deadline, descriptor)
+
+
+def remove_stale(destination: bytes) -> None:
+    """Removes what hooks for the same destination left that were killed: SIGTERM is not caught."""
+    directory, _, name = destination.rpartition(b"/")
+    prefix = name + b".walkeeper."
+    for entry in posix.listdir(directory or b"/"):
+        pid = entry[len(prefix) :]
+        if entry.startswith(prefix) and pid.isdigit() and not runs(int(pid)):
+            remove(directory + b"/" + entry)
+
+
+def runs(pid: int) -> bool:
+    """Whether another process of that number exists."""
+    try:
+        posix.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return pid != posix.getpid()
+
+
+def remove(path: bytes) -> None:
+    """Removes a temporary file; one that cannot be removed hides no other error."""
+    try:
+        posix.unlink(path)
+    except OSError:
+        return

@@ -1,0 +1,67 @@
+#!/bin/sh
+# The command walkeeper. PostgreSQL starts it for each WAL file, as wal-push and wal-fetch, in a
+# bare environment: these go to a small client in a Python without site-packages, and whatever
+# happens on the way, they end with the exit codes that PostgreSQL understands: wal-push with 0 or
+# 1, wal-fetch with 0, 66 (confirmed absent) or 126. Everything else is python -m walkeeper.
+
+# The exit code unless the client itself has answered. Set before anything can go wrong.
+code=1
+hook=
+case ${1-} in
+wal-push | wal-fetch) hook=$1 ;;
+--config) hook=${3-} ;;
+--config=*) hook=${2-} ;;
+esac
+case $hook in
+wal-push) trap 'exit $code' EXIT ;;
+wal-fetch) code=126 && trap 'exit $code' EXIT ;;
+*) hook= ;;
+esac
+
+# Where this file really is: links such as /usr/local/bin/walkeeper lead to it.
+self=$0
+while [ -h "$self" ]; do
+    target=$(PATH=${PATH-}:/usr/bin:/bin readlink "$self") || exit
+    case $target in
+    /*) self=$target ;;
+    *) self=${self%/*}/$target ;;
+    esac
+done
+case $self in
+*/*) bin=${self%/*} ;;
+*) bin=. ;;
+esac
+
+python=
+for candidate in "$bin/python" "$bin/python3" /usr/bin/python3 /usr/local/bin/python3; do
+    if [ -x "$candidate" ]; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "walkeeper: no Python interpreter beside $bin/walkeeper" >&2
+    exit 1
+fi
+
+if [ -z "$hook" ]; then
+    exec "$python" -P -m walkeeper "$@"
+fi
+
+run='from walkeeper.hooks.client import main; main(sys.argv[1:])'
+for site in "$bin"/../lib/python3*/site-packages "$bin"/../lib/python3*/dist-packages; do
+    if [ -f "$site/walkeeper/hooks/client.py" ]; then
+        "$python" -I -S -c "import sys; sys.path.append(sys.argv.pop(1)); $run" "$site" "$@"
+        status=$?
+        break
+    fi
+done
+if [ -z "${status-}" ]; then # an editable installation, or packages elsewhere
+    "$python" -I -c "import sys; $run" "$@"
+    status=$?
+fi
+case $hook$status in
+wal-push0) code=0 ;;
+wal-fetch0 | wal-fetch66) code=$status ;;
+esac
+exit

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fix_postgres import MakeCluster
 from walkeeper.core.backup import (
     BackupFacts,
     BackupLabel,
@@ -198,6 +199,27 @@ def test_a_move_that_would_mix_or_lose_tablespaces_is_refused(
     spaces = TablespaceMap((Tablespace(1, "/old"), Tablespace(2, "/stays")))
     with pytest.raises(UsageError, match=message):
         spaces.remap(moves)
+
+
+def test_postgresqls_own_label_and_map_are_understood(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    odd = cluster.workspace.directory("odd \\ name\nof two lines")
+    location = str(odd).replace("\\", "\\\\").replace("\n", "\\n")
+    cluster.sql(f"CREATE TABLESPACE odd LOCATION E'{location}'")
+    # One session, as the label exists only in the one that began the backup.
+    rows = cluster.sql(
+        "SELECT pg_backup_start('nightly: a label', true);"
+        "SELECT labelfile, spcmapfile, lsn FROM pg_backup_stop(false);"
+    )
+    start, (label_text, map_text, stop) = Lsn.parse(rows[0][0]), rows[-1]
+    label = BackupLabel.parse(label_text)
+    assert (label.start, label.label, label.timeline) == (start, "nightly: a label", 1)
+    assert label.start_segment == WalSegment.at(1, start, SegmentSize(1 << 24))
+    assert label.start <= label.checkpoint < Lsn.parse(stop)
+    oid = int(cluster.value("SELECT oid FROM pg_tablespace WHERE spcname = 'odd'"))
+    spaces = TablespaceMap.parse(map_text)
+    assert spaces == TablespaceMap((Tablespace(oid, str(odd)),))
+    assert spaces.encode() == map_text
 
 
 def test_facts_hold_values_and_strings_of_the_same_thing() -> None:

@@ -197,6 +197,18 @@ def test_a_manifest_that_is_cut_or_goes_on_is_refused(lines: list[bytes], messag
         list(rewrite(lines))
 
 
+def signed(*lines: bytes) -> list[bytes]:
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    return [*lines, b'"Manifest-Checksum": "%s"}\n' % digest.encode()]
+
+
+def test_a_manifest_of_another_layout_is_refused_even_with_a_right_checksum() -> None:
+    with pytest.raises(IntegrityError, match="lists no files"):
+        list(rewrite(signed(b'{"PostgreSQL-Backup-Manifest-Version":1,"Files":[],\n')))
+    with pytest.raises(IntegrityError, match="has no end"):
+        list(rewrite(signed(*written(ODD_NAMES)[:5])))
+
+
 @pytest.mark.parametrize("line", [b"{,\n", b'{ "Encoded-Path": "x" },\n', b'{ "Size": 1 },\n'])
 def test_a_line_that_is_no_file_is_refused(line: bytes) -> None:
     with pytest.raises(IntegrityError, match="line"):

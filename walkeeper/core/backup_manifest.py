@@ -186,6 +186,8 @@ def _edited(
         yield line
         if line == b'"Files": [\n':
             break
+    else:
+        raise IntegrityError("the backup_manifest lists no files")
     yield from _separated(_edited_files(lines, replace, add, remove))
     yield _END_OF_FILES
     yield from lines
@@ -208,6 +210,8 @@ def _edited_files(
             yield _file_entry(replace.pop(path))
         else:
             yield entry
+    else:
+        raise IntegrityError("the list of files in the backup_manifest has no end")
     missing = sorted(remove | replace.keys())
     if missing:
         raise IntegrityError(f"the backup_manifest does not list {missing[0]!r}")

@@ -36,11 +36,6 @@ class Candidate:
     other_branches: tuple[Branch, ...] = ()
     passed_over: tuple[str, ...] = ()
 
-    @property
-    def timeline(self) -> int:
-        """The timeline to recover to."""
-        return self.path[-1].timeline
-
 
 def candidates(
     view: ArchiveView, request: RecoveryRequest, backup: BackupId | None = None

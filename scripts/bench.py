@@ -118,7 +118,7 @@ def make_template(place: Workplace, scale: int, segments: int) -> Template:
     stop_server(place, data_dir)
     start_server(place, data_dir, "-c fsync=off -c archive_mode=on -c synchronous_commit=off")
     while count_ready(data_dir) < segments:
-        place.run(["pgbench", "-n", "-c", "8", "-j", "2", "-T", "5"])
+        place.run(["pgbench", "-n", "-c", "8", "-j", "2", "-T", "1"])
     fingerprint = ask(place, FINGERPRINT)
     stop_server(place, data_dir)
     with (data_dir / "postgresql.conf").open("a") as conf:

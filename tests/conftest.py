@@ -1,3 +1,12 @@
 """Fixture families, one file for each."""
 
-pytest_plugins: list[str] = ["tests.fix_age", "tests.fix_postgres", "tests.fix_archive"]
+pytest_plugins: list[str] = [
+    "tests.fix_age",
+    "tests.fix_postgres",
+    "tests.fix_archive",
+    "tests.fix_hooks",
+    "tests.fix_s3",
+    "tests.fix_ceph",
+    "tests.fix_proxy",
+    "tests.fix_storage",
+]

@@ -79,9 +79,13 @@ class StorageError(WalkeeperError):
 
 
 class StorageUnavailable(StorageError):
-    """The store was not reached, timed out, throttled, failed, or cut an answer short."""
+    """The store was not reached, timed out, throttled, failed, or cut an answer short.
+
+    ``retry_after_s`` is the pause that the store itself asked for, if it did.
+    """
 
     retryable = True
+    retry_after_s: float | None = None
 
 
 class StorageDenied(StorageError):

@@ -1,0 +1,155 @@
+"""What is in a directory of a repository and in its files; synchronous, callers use threads."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from walkeeper.errors import StorageUnavailable
+from walkeeper.storage.base import READ_CHUNK_BYTES, is_valid_name
+from walkeeper.storage.durable import TEMPORARY_NAME, os_errors
+
+_ABANDONED_AFTER_S: Final = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object, or a folder of objects, whose name then ends in ``/``."""
+
+    name: str
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it has to be opened to see objects."""
+        return self.name.endswith("/")
+
+
+class FolderReader:
+    """Reads single directories; ``now`` gives seconds since the epoch, to tell abandoned files."""
+
+    def __init__(self, root: Path, prefix: str, after: str, *, now: Callable[[], float]) -> None:
+        self._root = root
+        self._prefix = prefix
+        self._after = after
+        self._now = now
+
+    def entries(self, folder: str) -> list[Entry]:
+        """What a directory holds of interest, *last name first*; empty when it is not there.
+
+        Folders are compared with their slash: ``a.b`` comes before ``a/b``, and ``a0`` after it.
+        """
+        names = []
+        path = self._root / folder
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        with os_errors("list", path), missing, os.scandir(path) as found:
+            for item in found:
+                if TEMPORARY_NAME.fullmatch(item.name):
+                    self._remove_abandoned(item)
+                elif name := self._name(folder, item):
+                    names.append(name)
+        return [Entry(name) for name in sorted(names, reverse=True)]
+
+    def holds_object(self, folder: str) -> bool:
+        """Whether there is an object anywhere below ``folder``."""
+        return any(
+            not entry.is_folder or self.holds_object(entry.name) for entry in self.entries(folder)
+        )
+
+    def _name(self, folder: str, item: os.DirEntry[str]) -> str:
+        """The name, when it can be or lead to one that is asked for; else empty."""
+        name = folder + item.name
+        if not is_valid_name(name):
+            return ""
+        if item.is_dir():
+            name += "/"
+            wanted = name.startswith(self._prefix) or self._prefix.startswith(name)
+            return name if wanted and (name >= self._after or self._after.startswith(name)) else ""
+        wanted = item.is_file() and name.startswith(self._prefix) and name > self._after
+        return name if wanted else ""
+
+    def _remove_abandoned(self, item: os.DirEntry[str]) -> None:
+        with suppress(OSError):  # someone else's to remove, or gone already
+            found = item.stat(follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and self._now() - found.st_mtime > _ABANDONED_AFTER_S:
+                Path(item.path).unlink()
+
+
+class FileReader:
+    """A file open for reading a range; `close` waits for a read under way in another thread."""
+
+    def __init__(self, path: Path, offset: int, length: int | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        size = stat_file(path).st_size
+        self._position = offset
+        self._end = size if length is None else min(size, offset + length)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._open = True
+
+    def read(self) -> bytes:
+        """The next chunk; empty at the end. Raises `StorageUnavailable` when the file is shorter
+        than it was."""
+        wanted = min(READ_CHUNK_BYTES, self._end - self._position)
+        if wanted <= 0:
+            return b""
+        with self._lock, os_errors("read", self._path):
+            if not self._open:
+                return b""
+            chunk = os.pread(self._fd, wanted, self._position)
+        if not chunk:
+            raise StorageUnavailable(f"{self._path} ended early, at byte {self._position}")
+        self._position += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                os.close(self._fd)
+
+
+class RootGuard:
+    """Tells an absent object from an absent mount.
+
+    When the file system is unmounted its mount point is an empty directory in which nothing exists:
+    that is an outage. Another non-empty directory is the same archive, mounted again.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """Raises `StorageError` unless the root is there and is the one seen before."""
+        with os_errors("open", self._root):
+            try:
+                found = self._root.stat()
+            except FileNotFoundError:
+                raise StorageUnavailable(
+                    f"the directory {self._root} does not exist",
+                    hint="mount it, or create it before the archive is made",
+                ) from None
+            if not stat.S_ISDIR(found.st_mode):
+                raise NotADirectoryError(f"{self._root} is not a directory")
+            identity = (found.st_dev, found.st_ino)
+            if self._known not in {None, identity} and not any(self._root.iterdir()):
+                raise StorageUnavailable(
+                    f"the directory {self._root} is another one than before, and empty",
+                    hint="is its file system still mounted?",
+                )
+            self._known = identity
+
+
+def stat_file(path: Path) -> os.stat_result:
+    """Stat of a file; raises IsADirectoryError for whatever else has that name."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise IsADirectoryError(f"{path} is not a file")
+    return found

@@ -1,0 +1,154 @@
+"""Counts what is asked of a store, for the status page, the metrics and the tests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from walkeeper.errors import StorageError
+from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Storage
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStatistics:
+    """A snapshot; ``requests`` by operation, ``errors`` by operation and class of the error.
+
+    Operations are the methods of `Storage`. Each attempt counts, and so does each error, the
+    expected ones (`ObjectNotFound`, `ObjectExists`) included. Bytes are those of bodies, written
+    when the operation succeeded, read as they arrive.
+    """
+
+    requests: Mapping[str, int]
+    errors: Mapping[tuple[str, str], int]
+    bytes_written: int
+    bytes_read: int
+
+
+class StorageCounters:
+    """The counters of one or several stores; owned by whoever reads them."""
+
+    def __init__(self) -> None:
+        self._requests: Counter[str] = Counter()
+        self._errors: Counter[tuple[str, str]] = Counter()
+        self._bytes_written = 0
+        self._bytes_read = 0
+
+    def statistics(self) -> StorageStatistics:
+        """What was counted so far; does not change any more."""
+        return StorageStatistics(
+            MappingProxyType(dict(self._requests)),
+            MappingProxyType(dict(self._errors)),
+            self._bytes_written,
+            self._bytes_read,
+        )
+
+    @contextmanager
+    def request(self, operation: str) -> Iterator[None]:
+        """Counts the block as one request, and what it raises."""
+        self._requests[operation] += 1
+        with self.errors_of(operation):
+            yield
+
+    @contextmanager
+    def errors_of(self, operation: str) -> Iterator[None]:
+        """Counts what the block raises, as part of a request counted before."""
+        try:
+            yield
+        except StorageError as error:
+            self._errors[operation, type(error).__name__] += 1
+            raise
+
+    def add_written(self, size_bytes: int) -> None:
+        """Counts the body of a successful write."""
+        self._bytes_written += size_bytes
+
+    def add_read(self, size_bytes: int) -> None:
+        """Counts bytes that arrived."""
+        self._bytes_read += size_bytes
+
+
+class ObservedStorage:
+    """Another store whose operations are counted in ``counters``."""
+
+    def __init__(self, storage: Storage, counters: StorageCounters) -> None:
+        self._storage = storage
+        self._counters = counters
+
+    @property
+    def url(self) -> str:
+        """That of the store."""
+        return self._storage.url
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the store."""
+        return self._storage.capabilities
+
+    async def put(self, name: str, body: Buffer) -> None:
+        """See `Storage.put`."""
+        with self._counters.request("put"):
+            await self._storage.put(name, body)
+        self._counters.add_written(memoryview(body).nbytes)
+
+    async def put_stream(self, name: str, chunks: AsyncIterator[Buffer]) -> int:
+        """See `Storage.put_stream`."""
+        with self._counters.request("put_stream"):
+            size_bytes = await self._storage.put_stream(name, chunks)
+        self._counters.add_written(size_bytes)
+        return size_bytes
+
+    @asynccontextmanager
+    async def read(
+        self, name: str, *, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """See `Storage.read`."""
+        async with AsyncExitStack() as stack:
+            with self._counters.request("read"):
+                opened = self._storage.read(name, offset=offset, length=length)
+                chunks = self._chunks(await stack.enter_async_context(opened))
+            stack.push_async_callback(chunks.aclose)
+            yield chunks
+
+    async def head(self, name: str) -> ObjectInfo:
+        """See `Storage.head`."""
+        with self._counters.request("head"):
+            return await self._storage.head(name)
+
+    async def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """See `Storage.list_objects`; one listing counts once, whatever its length."""
+        with self._counters.request("list_objects"):
+            async for info in self._storage.list_objects(prefix, after=after):
+                yield info
+
+    async def folders(self, prefix: str) -> list[str]:
+        """See `Storage.folders`."""
+        with self._counters.request("folders"):
+            return await self._storage.folders(prefix)
+
+    async def delete(self, name: str) -> None:
+        """See `Storage.delete`."""
+        with self._counters.request("delete"):
+            await self._storage.delete(name)
+
+    async def sync(self, name: str) -> None:
+        """See `Storage.sync`."""
+        with self._counters.request("sync"):
+            await self._storage.sync(name)
+
+    async def probe(self, name: str, body: Buffer) -> Capabilities:
+        """See `Storage.probe`."""
+        with self._counters.request("probe"):
+            return await self._storage.probe(name, body)
+
+    async def aclose(self) -> None:
+        """Close the store."""
+        await self._storage.aclose()
+
+    async def _chunks(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        with self._counters.errors_of("read"):
+            async for chunk in chunks:
+                self._counters.add_read(len(chunk))
+                yield chunk

@@ -1,0 +1,255 @@
+"""A repository in a bucket: ``s3://bucket/prefix``, on AWS and on what behaves like it.
+
+Creates are conditional (``If-None-Match: *``) unless `probe` has shown that the store ignores it.
+Then every create asks for the name first and looks at the size afterwards, which protects against
+mistakes, not against two writers at the same moment.
+
+An upload whose beginning was cancelled in flight can stay behind without our knowing its id: a
+bucket wants a lifecycle rule that aborts incomplete multipart uploads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from walkeeper.errors import (
+    DifferentContent,
+    ObjectExists,
+    ObjectNotFound,
+    StorageError,
+)
+from walkeeper.storage.base import (
+    Buffer,
+    Capabilities,
+    ObjectInfo,
+    check_folder,
+    check_name,
+    check_range,
+    is_valid_name,
+)
+from walkeeper.storage.retry import Retrier
+from walkeeper.storage.s3_bucket import Bucket, Piece, StoredKey
+from walkeeper.storage.s3_errors import NotImplementedByStore
+from walkeeper.storage.s3_multipart import MultipartUpload, PieceCutter, make_piece
+from walkeeper.storage.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import ListObjectsV2OutputTypeDef
+
+
+class S3Storage:
+    """Objects under a prefix of a bucket.
+
+    ``executor`` computes digests and stays the caller's; ``retrier`` repeats the single requests of
+    a multipart upload. Connects when first used.
+    """
+
+    def __init__(
+        self, settings: StorageSettings, executor: ThreadPoolExecutor, retrier: Retrier
+    ) -> None:
+        parts = urlsplit(settings.url)
+        prefix = parts.path.strip("/")
+        self._prefix = prefix + "/" if prefix else ""
+        self._bucket = Bucket(parts.netloc, settings)
+        self._piece_bytes = settings.piece_size_bytes
+        self._executor = executor
+        self._retrier = retrier
+        self._capabilities = Capabilities()
+
+    @property
+    def url(self) -> str:
+        """Bucket and prefix as a URL."""
+        return f"s3://{self._bucket.name}/{self._prefix}".rstrip("/")
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What `probe` has found."""
+        return self._capabilities
+
+    async def put(self, name: str, body: Buffer) -> None:
+        """See `Storage.put`: one PutObject, and where it is not conditional a HeadObject before
+        and after."""
+        key = self._key(name)
+        data = body if isinstance(body, bytes) else memoryview(body)
+        await self._put_piece(key, await make_piece([data], self._executor))
+
+    async def put_stream(self, name: str, chunks: AsyncIterator[Buffer]) -> int:
+        """See `Storage.put_stream`: one PutObject if all fits one piece, else a multipart upload
+        with a HeadObject after it."""
+        key = self._key(name)
+        cutter = PieceCutter(chunks, self._piece_bytes, self._executor)
+        first = await cutter.next_piece()
+        if cutter.is_done:
+            size_bytes = len(first.data)
+            attempt = partial(self._put_piece, key, first)
+            await self._retrier.call(f"put {self.url}/{name}", attempt, size_bytes=size_bytes)
+            return size_bytes
+        conditional = self._capabilities.conditional_multipart is not False
+        upload = MultipartUpload(self._bucket, key, self._retrier, conditional=conditional)
+        return await upload.send(first, cutter)
+
+    @asynccontextmanager
+    async def read(
+        self, name: str, *, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """See `Storage.read`: one GetObject (of nothing: a HeadObject, S3 has no empty ranges)."""
+        check_range(offset, length)
+        key = self._key(name)
+        if length == 0:
+            await self._bucket.head(key)
+            yield _nothing()
+            return
+        async with self._bucket.get(key, offset, length) as chunks:
+            try:
+                yield chunks
+            finally:
+                await chunks.aclose()
+
+    async def head(self, name: str) -> ObjectInfo:
+        """See `Storage.head`."""
+        return _info(name, await self._bucket.head(self._key(name)))
+
+    async def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """See `Storage.list_objects`."""
+        begin = self._prefix + after if after else ""
+        latest = after
+        async for page in self._pages(self._prefix + _check_prefix(prefix), after=begin):
+            infos = self._infos(page)
+            names = [latest, *(info.name for info in infos)]
+            if any(first >= second for first, second in pairwise(names) if second):
+                raise StorageError(f"list {self.url}/{prefix}: the names are not in order")
+            latest = names[-1]
+            for info in infos:
+                yield info
+
+    async def folders(self, prefix: str) -> list[str]:
+        """See `Storage.folders`."""
+        found = set()
+        async for page in self._pages(self._prefix + check_folder(prefix), delimiter="/"):
+            for common in page.get("CommonPrefixes", []):
+                name = common["Prefix"].removeprefix(self._prefix)
+                if is_valid_name(name.removesuffix("/")):
+                    found.add(name)
+        return sorted(found)
+
+    async def delete(self, name: str) -> None:
+        """See `Storage.delete`."""
+        await self._bucket.delete(self._key(name))
+
+    async def sync(self, name: str) -> None:
+        """See `Storage.sync`: what a store has acknowledged is durable; one HeadObject."""
+        await self.head(name)
+
+    async def probe(self, name: str, body: Buffer) -> Capabilities:
+        """See `Storage.probe`: a PutObject and a multipart upload of one part are tried."""
+        key = self._key(name)
+        await self._refuse_other_content(name, body)
+        piece = await make_piece([memoryview(body)], self._executor)
+        found = Capabilities(
+            conditional_put=await self._enforces_put(key, piece),
+            conditional_multipart=await self._enforces_multipart(key, piece),
+        )
+        self._capabilities = found
+        return found
+
+    async def aclose(self) -> None:
+        """See `Storage.aclose`."""
+        await self._bucket.aclose()
+
+    def _key(self, name: str) -> str:
+        return self._prefix + check_name(name)
+
+    async def _put_piece(self, key: str, piece: Piece) -> None:
+        conditional = self._capabilities.conditional_put is not False
+        if not conditional:
+            await self._refuse_existing(key)
+        await self._bucket.put(key, piece, conditional=conditional)
+        if not conditional:
+            stored = await self._bucket.head(key)
+            if stored.size_bytes != len(piece.data):
+                raise StorageError(
+                    f"s3://{self._bucket.name}/{key}: {len(piece.data)} bytes were written,"
+                    f" {stored.size_bytes} are stored"
+                )
+
+    async def _refuse_existing(self, key: str) -> None:
+        with suppress(ObjectNotFound):
+            await self._bucket.head(key)
+            raise ObjectExists(f"s3://{self._bucket.name}/{key} exists")
+
+    async def _refuse_other_content(self, name: str, body: Buffer) -> None:
+        async with self.read(name, length=memoryview(body).nbytes + 1) as chunks:
+            if b"".join([chunk async for chunk in chunks]) != bytes(body):
+                raise DifferentContent(f"{self.url}/{name} holds other bytes than expected")
+
+    async def _enforces_put(self, key: str, piece: Piece) -> bool:
+        return await _is_refused(self._bucket.put(key, piece, conditional=True))
+
+    async def _enforces_multipart(self, key: str, piece: Piece) -> bool:
+        upload = await self._bucket.begin_upload(key)
+        try:
+            tag = await self._bucket.upload_part(key, upload, 1, piece)
+            return await _is_refused(
+                self._bucket.complete_upload(
+                    key, upload, [{"PartNumber": 1, "ETag": tag}], conditional=True
+                )
+            )
+        finally:
+            with suppress(StorageError):
+                await self._bucket.abort_upload(key, upload)
+
+    async def _pages(
+        self, prefix: str, *, after: str = "", delimiter: str = ""
+    ) -> AsyncIterator[ListObjectsV2OutputTypeDef]:
+        token = ""
+        while True:
+            page = await self._bucket.list_page(
+                prefix, after=after, delimiter=delimiter, token=token
+            )
+            yield page
+            if not page["IsTruncated"]:
+                return
+            token = page["NextContinuationToken"]
+
+    def _infos(self, page: ListObjectsV2OutputTypeDef) -> list[ObjectInfo]:
+        infos = []
+        for found in page.get("Contents", []):
+            name = found["Key"].removeprefix(self._prefix)
+            if is_valid_name(name):
+                size, at = found["Size"], found["LastModified"]
+                infos.append(ObjectInfo(name, size, at, found.get("StorageClass")))
+        return infos
+
+
+def _info(name: str, stored: StoredKey) -> ObjectInfo:
+    return ObjectInfo(name, stored.size_bytes, stored.modified_at, stored.storage_class)
+
+
+def _check_prefix(prefix: str) -> str:
+    check_folder(prefix[: prefix.rfind("/") + 1])
+    return prefix
+
+
+async def _is_refused(write: Coroutine[object, object, None]) -> bool:
+    """Whether a conditional write was refused as it should be.
+
+    A store that does not know the condition ignores it, or answers 501 (not implemented).
+    """
+    try:
+        await write
+    except ObjectExists:
+        return True
+    except NotImplementedByStore:
+        return False
+    return False
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for nothing in tuple[bytes, ...]():
+        yield nothing

@@ -1,0 +1,223 @@
+"""One object in pieces: a multipart upload that is completed or leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from base64 import b64encode
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from walkeeper.errors import ObjectExists, ObjectNotFound, StorageError, WalkeeperError
+from walkeeper.storage.base import Buffer
+from walkeeper.storage.retry import Retrier
+from walkeeper.storage.s3_bucket import Bucket, Piece
+from walkeeper.storage.s3_errors import UploadGone
+from walkeeper.storage.settings import MIB
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
+
+T = TypeVar("T")
+
+PIECES_IN_MEMORY: Final = 2
+"""One is being filled or all are being sent: a full one waits for nothing."""
+
+_MAX_PIECES: Final = 10_000  # AWS S3, "Amazon S3 multipart upload limits"
+_ABORT_WITHIN_S: Final = 10.0
+_SLOWLY_ASSEMBLED_BYTES: Final = 64 * MIB
+"""For the time limit, a completion counts like a body of at most this: it can take minutes."""
+
+
+class PieceCutter:
+    """Cuts a stream into pieces of ``piece_bytes``; joins and digests them in ``executor``."""
+
+    def __init__(
+        self, chunks: AsyncIterator[Buffer], piece_bytes: int, executor: ThreadPoolExecutor
+    ) -> None:
+        self._chunks = chunks
+        self._piece_bytes = piece_bytes
+        self._executor = executor
+        self._held: deque[bytes | memoryview] = deque()
+        self._held_bytes = 0
+        self._ended = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing comes after the piece returned last; known as soon as it is returned."""
+        return self._ended and not self._held_bytes
+
+    async def next_piece(self) -> Piece:
+        """The next piece: full, unless it is the last; empty after that."""
+        # One byte more than is needed, to know whether this is the last piece.
+        while self._held_bytes <= self._piece_bytes and not self._ended:
+            try:
+                chunk = await anext(self._chunks)
+            except StopAsyncIteration:
+                self._ended = True
+            else:
+                # The caller may use the memory again, if it can be written to.
+                self._held.append(chunk if isinstance(chunk, bytes) else bytes(chunk))
+                self._held_bytes += len(self._held[-1])
+        return await make_piece(self._take(), self._executor)
+
+    def _take(self) -> list[bytes | memoryview]:
+        taken: list[bytes | memoryview] = []
+        room = self._piece_bytes
+        while self._held and room:
+            chunk = memoryview(self._held.popleft())
+            taken.append(chunk[:room])
+            if len(chunk) > room:
+                self._held.appendleft(chunk[room:])
+            room -= len(taken[-1])
+        self._held_bytes -= self._piece_bytes - room
+        return taken
+
+
+async def make_piece(parts: list[bytes | memoryview], executor: ThreadPoolExecutor) -> Piece:
+    """Joins ``parts`` and computes their MD5, both in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(executor, _join, parts)
+
+
+def _join(parts: list[bytes | memoryview]) -> Piece:
+    data = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+    md5 = hashlib.md5(data, usedforsecurity=False).digest()
+    return Piece(data, md5, b64encode(md5).decode())
+
+
+class MultipartUpload:
+    """One object being uploaded to ``key`` in pieces; used once.
+
+    ``conditional``: the store refuses the completion when the key is taken; otherwise we ask for
+    the key just before it.
+    """
+
+    def __init__(self, bucket: Bucket, key: str, retrier: Retrier, *, conditional: bool) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._retrier = retrier
+        self._conditional = conditional
+        self._upload = ""
+        self._tags: dict[int, str] = {}
+        self._md5s: dict[int, bytes] = {}
+        self._size_bytes = 0
+        self._completions = 0
+
+    async def send(self, first: Piece, cutter: PieceCutter) -> int:
+        """Uploads ``first`` and all that ``cutter`` still has; returns the object's size."""
+        begin = partial(self._bucket.begin_upload, self._key)
+        self._upload = await self._call("begin upload", begin)
+        try:
+            await self._send_pieces(first, cutter)
+            assembled = min(self._size_bytes, _SLOWLY_ASSEMBLED_BYTES)
+            await self._call("complete upload", self._complete, assembled)
+            await self._call("check upload", self._check_size)
+        except BaseException:
+            await self._abort()
+            raise
+        return self._size_bytes
+
+    async def _send_pieces(self, first: Piece, cutter: PieceCutter) -> None:
+        slots = asyncio.Semaphore(PIECES_IN_MEMORY)
+        await slots.acquire()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_piece(1, first, slots))
+                del first
+                number = 1
+                while not cutter.is_done:
+                    await slots.acquire()
+                    number += 1
+                    self._check_number(number)
+                    group.create_task(self._send_piece(number, await cutter.next_piece(), slots))
+        except BaseExceptionGroup as errors:
+            raise _first_of(errors) from None
+
+    async def _send_piece(self, number: int, piece: Piece, slots: asyncio.Semaphore) -> None:
+        upload = partial(self._bucket.upload_part, self._key, self._upload, number, piece)
+        size = len(piece.data)
+        self._tags[number] = await self._call(f"upload part {number} of", upload, size)
+        self._md5s[number] = piece.md5
+        self._size_bytes += size
+        slots.release()
+
+    def _check_number(self, number: int) -> None:
+        if number > _MAX_PIECES:
+            raise StorageError(
+                f"{self._key} has more than {_MAX_PIECES} pieces", hint="raise piece_size"
+            )
+
+    async def _complete(self) -> None:
+        self._completions += 1
+        if not self._conditional:
+            await self._refuse_existing()
+        parts: list[CompletedPartTypeDef] = [
+            {"PartNumber": number, "ETag": self._tags[number]} for number in sorted(self._tags)
+        ]
+        try:
+            await self._bucket.complete_upload(
+                self._key, self._upload, parts, conditional=self._conditional
+            )
+        except (ObjectExists, UploadGone):
+            if not await self._was_completed():
+                raise
+
+    async def _refuse_existing(self) -> None:
+        with suppress(ObjectNotFound):
+            await self._bucket.head(self._key)
+            if not await self._was_completed():
+                raise ObjectExists(f"s3://{self._bucket.name}/{self._key} exists")
+
+    async def _was_completed(self) -> bool:
+        """Whether an earlier attempt did it and its answer was lost: the object is there, with our
+        size and the entity tag that S3 computes from the MD5s of exactly these pieces."""
+        if self._completions == 1:
+            return False
+        try:
+            stored = await self._bucket.head(self._key)
+        except ObjectNotFound:
+            return False
+        md5s = b"".join(self._md5s[number] for number in sorted(self._md5s))
+        digest = hashlib.md5(md5s, usedforsecurity=False).hexdigest()
+        tag = f"{digest}-{len(self._md5s)}"
+        return stored.size_bytes == self._size_bytes and stored.etag.strip('"') == tag
+
+    async def _check_size(self) -> None:
+        stored = await self._bucket.head(self._key)
+        if stored.size_bytes != self._size_bytes:
+            raise StorageError(
+                f"s3://{self._bucket.name}/{self._key}: {self._size_bytes} bytes were uploaded,"
+                f" {stored.size_bytes} are stored"
+            )
+
+    async def _abort(self) -> None:
+        """Gives the pieces up, whatever else is cancelled meanwhile; within 10 s."""
+        aborting = asyncio.ensure_future(self._abort_quietly())
+        cancelled: asyncio.CancelledError | None = None
+        while not aborting.done():
+            try:
+                await asyncio.shield(aborting)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def _abort_quietly(self) -> None:
+        # The error that led here is the one to tell. What stays is removed by the bucket's rule for
+        # incomplete uploads.
+        with suppress(WalkeeperError, TimeoutError):
+            async with asyncio.timeout(_ABORT_WITHIN_S):
+                await self._bucket.abort_upload(self._key, self._upload)
+
+    async def _call(self, operation: str, attempt: Callable[[], Awaitable[T]], size: int = 0) -> T:
+        what = f"{operation} s3://{self._bucket.name}/{self._key}"
+        return await self._retrier.call(what, attempt, size_bytes=size)
+
+
+def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = errors.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

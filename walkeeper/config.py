@@ -1,0 +1,128 @@
+"""The configuration: one frozen struct for each section of walkeeper.toml, defaults included.
+
+``config_load.load_config`` makes it. Seen only by the command line and the agent, which pass to
+each service what it needs. ``conf/walkeeper.toml`` explains every option and is checked against
+these structs by a test.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from walkeeper.config_values import Dsn, Duration, Size
+from walkeeper.errors import ConfigError
+from walkeeper.hooks.wire import DEFAULT_SOCKET
+
+Level = Annotated[int, msgspec.Meta(ge=1, le=19)]
+"""A zstd level; from 20 on the window is over the 8 MiB that a reader must allow for."""
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[cluster]``: the PostgreSQL cluster. A host that only restores leaves out the dsn."""
+
+    dsn: Dsn | None = None
+    archive: str | None = None
+    data_directory: Path | None = None
+
+
+class RepositoryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[[repository]]``: where the archive is kept. Timeouts are seconds."""
+
+    url: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    ca_file: Path | None = None
+    access_key_id_file: Path | None = None
+    secret_access_key_file: Path | None = None
+    connect_timeout: Duration = Duration(5)
+    read_timeout: Duration = Duration(30)
+
+
+class EncryptionConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[encryption]``: recipients and the writer key to write, an identity to read."""
+
+    recipients: tuple[str, ...] = ()
+    writer_key_file: Path | None = None
+    identity_file: Path | None = None
+    identity_command: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ()
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[agent]``: where it listens and keeps what it may lose."""
+
+    socket: Path = Path(DEFAULT_SOCKET)
+    state_dir: Path = Path("/var/lib/walkeeper")
+
+
+class ArchiveConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[archive]``: how WAL goes up. ``memory`` bounds the ciphertext held at once."""
+
+    level: Level = 1
+    uploads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    memory: Size = Size(64 * 1024**2)
+
+
+class BackupConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[backup]``: how base backups are taken. ``part_size`` is before compression."""
+
+    readers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    part_size: Size = Size(512 * 1024**2)
+    level: Level = 1
+
+
+class FetchConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[fetch]``: how WAL comes back. ``prefetch`` counts segments; 0 turns it off."""
+
+    prefetch: Annotated[int, msgspec.Meta(ge=0, le=64)] = 8
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[log]``: what goes to standard error, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole configuration, checked. ``repositories`` holds exactly one entry for now."""
+
+    repositories: tuple[RepositoryConfig, ...]
+    cluster: ClusterConfig = ClusterConfig()
+    encryption: EncryptionConfig = EncryptionConfig()
+    agent: AgentConfig = AgentConfig()
+    archive: ArchiveConfig = ArchiveConfig()
+    backup: BackupConfig = BackupConfig()
+    fetch: FetchConfig = FetchConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def repository(self) -> RepositoryConfig:
+        """The one repository."""
+        return self.repositories[0]
+
+    def require_dsn(self) -> Dsn:
+        """How to connect to PostgreSQL. Raises ConfigError when the dsn was left out."""
+        if self.cluster.dsn is None:
+            raise ConfigError(
+                "[cluster] dsn is missing",
+                hint='set it, for instance to "postgresql://postgres@/postgres'
+                '?host=/var/run/postgresql", or name a file with dsn_file',
+            )
+        return self.cluster.dsn
+
+    def require_writer_key_file(self) -> Path:
+        """The writer key's file. Raises ConfigError where nothing can be written.
+
+        With it there are recipients too: loading has checked that.
+        """
+        if self.encryption.writer_key_file is None:
+            raise ConfigError(
+                "[encryption] recipients and writer_key_file are missing",
+                hint="make them with: walkeeper keygen",
+            )
+        return self.encryption.writer_key_file

@@ -1,0 +1,73 @@
+"""What each option alone cannot show: values out of range, and options that contradict."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from walkeeper.config import Config, RepositoryConfig
+from walkeeper.core.layout import ARCHIVE_NAME
+
+_MIB: Final = 1024**2
+_MIN_MEMORY: Final = 16 * _MIB
+"""One segment of PostgreSQL's default size must fit."""
+_MIN_PART: Final = 16 * _MIB
+_MAX_PART: Final = 5 * 1024 * _MIB
+"""The largest object that S3 takes in one piece."""
+_MAX_SOCKET_PATH: Final = 107
+"""Bytes in sun_path without its NUL, unix(7)."""
+
+
+def find_contradictions(config: Config) -> list[str]:
+    """A sentence for each thing that is wrong with the values taken together."""
+    problems = _check_repository(config.repository) + _check_encryption(config)
+    archive = config.cluster.archive
+    if archive is not None and ARCHIVE_NAME.fullmatch(archive) is None:
+        problems.append("[cluster] archive: 1 to 63 of a-z, 0-9 and - are allowed")
+    if config.cluster.dsn is not None and not config.cluster.dsn.reveal():
+        problems.append("[cluster] dsn is empty")
+    if config.archive.memory < _MIN_MEMORY:
+        problems.append('[archive] memory is under "16MiB", the size of one segment')
+    if not _MIN_PART <= config.backup.part_size <= _MAX_PART:
+        problems.append('[backup] part_size is not between "16MiB" and "5GiB"')
+    if len(bytes(config.agent.socket)) > _MAX_SOCKET_PATH:
+        problems.append(f"[agent] socket is over {_MAX_SOCKET_PATH} bytes, too long for a socket")
+    return problems
+
+
+def _check_repository(repository: RepositoryConfig) -> list[str]:
+    problems: list[str] = []
+    scheme, separator, place = repository.url.partition("://")
+    if not separator or scheme not in {"s3", "file"} or not place:
+        problems.append('[[repository]] url is neither "s3://bucket/prefix" nor "file:///path"')
+    elif scheme == "file" and not place.startswith("/"):
+        problems.append("[[repository]] url: a file URL has three slashes, file:///path")
+    elif scheme == "file":
+        problems += [
+            f"[[repository]] {key} means nothing for a file URL"
+            for key in ("endpoint_url", "region", "ca_file", "access_key_id_file")
+            if getattr(repository, key) is not None
+        ]
+    if (repository.access_key_id_file is None) != (repository.secret_access_key_file is None):
+        problems.append("[[repository]] access_key_id_file and secret_access_key_file go together")
+    endpoint = repository.endpoint_url
+    if endpoint is not None and not endpoint.startswith(("https://", "http://")):
+        problems.append("[[repository]] endpoint_url begins with https:// or http://")
+    problems += [
+        f"[[repository]] {name} must be longer than nothing"
+        for name in ("connect_timeout", "read_timeout")
+        if getattr(repository, name) <= 0
+    ]
+    return problems
+
+
+def _check_encryption(config: Config) -> list[str]:
+    encryption = config.encryption
+    problems: list[str] = []
+    if bool(encryption.recipients) != (encryption.writer_key_file is not None):
+        problems.append(
+            "[encryption] recipients and writer_key_file go together: what is written is"
+            " encrypted and signed"
+        )
+    if encryption.identity_file is not None and encryption.identity_command:
+        problems.append("[encryption] has both identity_file and identity_command")
+    return problems

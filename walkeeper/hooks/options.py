@@ -34,13 +34,12 @@ class Options:
 def split_command(arguments: list[str]) -> tuple[str, list[str]] | None:
     """``(hook, its arguments)`` when these arguments call a hook, None when they do not.
 
-    They may begin with ``--config FILE``, which is the hook's then.
+    Options may stand in front of it; they are the hook's then, to take or to refuse, so that no
+    call of a hook ends in the command line, whose exit codes mean other things to PostgreSQL.
     """
     at = 0
-    if arguments[:1] == ["--config"]:
-        at = 2
-    elif arguments and arguments[0].startswith("--config="):
-        at = 1
+    while at < len(arguments) and arguments[at].startswith("-"):
+        at += 2 if arguments[at] in {"--config", "--archive"} else 1
     if arguments[at : at + 1] in (["wal-push"], ["wal-fetch"]):
         return arguments[at], arguments[:at] + arguments[at + 1 :]
     return None

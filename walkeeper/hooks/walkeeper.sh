@@ -7,11 +7,21 @@
 # The exit code unless the client itself has answered. Set before anything can go wrong.
 code=1
 hook=
-case ${1-} in
-wal-push | wal-fetch) hook=$1 ;;
---config) hook=${3-} ;;
---config=*) hook=${2-} ;;
-esac
+value=
+for argument; do
+    if [ -n "$value" ]; then # of the option before it
+        value=
+        continue
+    fi
+    case $argument in
+    --config | --archive) value=next ;;
+    -*) ;;
+    *)
+        hook=$argument
+        break
+        ;;
+    esac
+done
 case $hook in
 wal-push) trap 'exit $code' EXIT ;;
 wal-fetch) code=126 && trap 'exit $code' EXIT ;;

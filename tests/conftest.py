@@ -4,6 +4,7 @@ pytest_plugins: list[str] = [
     "tests.fix_age",
     "tests.fix_postgres",
     "tests.fix_archive",
+    "tests.fix_cli",
     "tests.fix_hooks",
     "tests.fix_s3",
     "tests.fix_ceph",

@@ -29,9 +29,16 @@ if os.environ.get("BROKEN"):
     sys.exit("walkeeper: the key cannot be read\\n")
 open(listen + ".started", "a").write(" ".join(options) + "\\n")
 
+flaky = int(os.environ.get("FLAKY", "0"))
+
 async def fetch(request):
+    global flaky
     descriptor = request.take_descriptor()
     with open(descriptor, "wb") as file:
+        if flaky > 0:
+            flaky -= 1
+            file.write(b"x" * 1000)
+            raise asyncio.CancelledError  # ends without an answer
         file.write(b"from the private service")
     return Reply.ok("24")
 
@@ -277,6 +284,21 @@ async def test_a_private_service_that_cannot_start_says_why_through_the_hook(
     assert ended.code == 126
     assert "the key cannot be read" in ended.err
     assert [path.name for path in (data_directory / "pg_wal").iterdir()] == [ONLY]
+
+
+@pytest.mark.parametrize(("times", "code"), [("1", 0), ("9", 126)])
+async def test_a_private_service_that_ends_as_it_is_asked_is_asked_again_a_few_times(
+    times: str, code: int, data_directory: Path, private: dict[str, str]
+) -> None:
+    ended = await fetch(data_directory, environ=private | {"FLAKY": times})
+    assert ended.code == code
+    target = data_directory / "pg_wal/RECOVERYXLOG"
+    if code == 0:
+        assert target.read_bytes() == b"from the private service"
+    else:
+        assert "without an answer" in ended.err
+        assert not target.exists()
+    await wait_until_ended(private)
 
 
 async def test_a_private_service_keeps_nothing_of_postgresqls(

@@ -13,7 +13,7 @@ def main() -> None:
         client.main(sys.argv[1:])
     from walkeeper.cli.main import main as command_line
 
-    command_line()
+    sys.exit(command_line())
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def ends_before(backup: BackupFacts, target: RecoveryTarget) -> bool:
     return not isinstance(target, AtLsn) or backup.stop <= target.lsn
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(views(), TARGETS, st.integers(1, 3))
 def test_a_plan_exists_exactly_when_postgresql_would_reach_the_target(
     view: ArchiveView, target: RecoveryTarget, timeline: int
@@ -227,6 +227,7 @@ def test_a_plan_exists_exactly_when_postgresql_would_reach_the_target(
             assert view.wal.holds(part.timeline, n) or (plan.fragment and n == max(read))
 
 
+@settings(deadline=None)
 @given(views(), TARGETS)
 def test_a_refusal_behind_a_gap_names_the_gap(view: ArchiveView, target: RecoveryTarget) -> None:
     request = RecoveryRequest(target, 1)

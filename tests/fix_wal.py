@@ -44,11 +44,16 @@ def main_data(data: bytes, prefix: bytes = b"") -> bytes:
 
 @dataclass(frozen=True)
 class Written:
-    """A record and where it lies; ``header_end`` is where its 24 bytes of header end."""
+    """A record and where it lies.
+
+    ``header_end`` is where its 24 bytes of header end, ``last_byte`` where its content does; both
+    count from the writer's first byte.
+    """
 
     begin: Lsn
     end: Lsn
     header_end: int
+    last_byte: int
 
 
 class WalWriter:
@@ -76,7 +81,7 @@ class WalWriter:
         if first:
             self.data += struct.pack("<QII", SYSTEM, self.size.bytes, PAGE)
 
-    def _put(self, record: bytes, done: int = 0) -> None:
+    def _put(self, record: bytes, done: int = 0) -> int:
         while done < len(record):
             room = -len(self.data) % PAGE
             if room == 0:
@@ -84,7 +89,9 @@ class WalWriter:
                 room = -len(self.data) % PAGE
             self.data += record[done : done + room]
             done += room
-        self.data += bytes(-len(self.data) % 8)
+        ends = len(self.data)
+        self.data += bytes(-ends % 8)
+        return ends
 
     def continue_until(self, offset: int) -> None:
         """Begin with the rest of a record of zeros that was begun before, up to this offset."""
@@ -102,12 +109,12 @@ class WalWriter:
         begin = self.base + len(self.data)
         head = struct.pack("<IIQBBxx", 24 + len(body), xid, self.prev, info, rmid)
         record = head + struct.pack("<I", checksum(body + head)) + body
-        self._put(record)
+        last_byte = self._put(record)
         room = -begin % PAGE
         split = 40 if (begin + room) % self.size.bytes == 0 else 24
         header_end = begin + 24 + (0 if room >= 24 else split) - self.base
         self.prev = begin
-        written = Written(Lsn(begin), Lsn(self.base + len(self.data)), header_end)
+        written = Written(Lsn(begin), Lsn(self.base + len(self.data)), header_end, last_byte)
         self.records.append(written)
         return written
 

@@ -5,9 +5,9 @@ a standby received, and a padded tail that was restored with ``archive_mode=alwa
 the cut is zeros, or whatever a recycled file held before. Such a file must never take the name of
 the complete segment.
 
-One kind of cut cannot be seen in the file alone: through the body of a record that fills the rest
-of the last page and goes on in the next segment. PostgreSQL's own writers do not cut there: what
-they have flushed, and so what they send, ends with a record or with a page.
+One kind of cut cannot be seen in the file alone: within a record that fills the rest of the last
+page and goes on in the next segment, once enough of its header is there. PostgreSQL's own writers
+do not cut there: what they have flushed, and so what they send, ends with a record or a page.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def bears_fact(rmid: int, info: int) -> bool:
 
 
 def read_fact(record: bytes, begin: Lsn, end: Lsn, major: int) -> Fact | None:
-    """The fact in a whole record that bears one; None for a switch or an ordinary checkpoint.
+    """The fact in a whole record that bears one and is no switch; None for most checkpoints.
 
     Raises ValueError when the record is not built as PostgreSQL builds it.
     """
@@ -116,13 +116,10 @@ def read_fact(record: bytes, begin: Lsn, end: Lsn, major: int) -> Fact | None:
         if info == _RESTORE_POINT:
             name = data[8:].partition(b"\0")[0].decode("utf-8", "backslashreplace")
             return RestorePoint(begin, end, name, _read_time(data))
-        if info in (_CHECKPOINT_SHUTDOWN, _END_OF_RECOVERY):
-            timeline, previous = _TIMELINES.unpack_from(data)
-            if timeline != previous:
-                return TimelineChange(begin, end, timeline, previous)
+        timeline, previous = _TIMELINES.unpack_from(data)
     except (IndexError, OverflowError, struct.error) as error:
         raise ValueError(f"the record at {begin} is malformed") from error
-    return None
+    return None if timeline == previous else TimelineChange(begin, end, timeline, previous)
 
 
 def _main_data(record: bytes) -> bytes:

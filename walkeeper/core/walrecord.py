@@ -31,7 +31,9 @@ from walkeeper.core.walpage import (
 _RECORD: Final = Struct("<IIQBBxxI")
 _RECORD_SIZE: Final = 24
 _LENGTH: Final = Struct("<I")
+_PREV: Final = Struct("<8xQ")
 _CRC_OFFSET: Final = 20
+_LONGEST: Final = 1020 << 20  # XLogRecordMaxSize
 # src/include/access/rmgrlist.h ends with 21 in all of 13 to 18; 128 on is for extensions (15+).
 _LAST_BUILTIN_RMGR: Final = 21
 _FIRST_CUSTOM_RMGR: Final = 128
@@ -147,7 +149,7 @@ class RecordWalk:
                 break
         if self._stopped is None and not self._switched:
             self._stopped = reason_at_end
-        if self._stopped is not None or self._begun is None:
+        if self._stopped is not None or self._begun is None or not self._begun.checked:
             self._doubt_last_record()
         return SegmentScan(
             tuple(self._facts),
@@ -245,11 +247,13 @@ class RecordWalk:
         """Note the record that runs over this page's end, if there is one."""
         if at >= page_end:
             return True
-        if begun is None:  # its header is split: only the length is here
-            total = _LENGTH.unpack_from(self._data, at)[0]
-            if total < _RECORD_SIZE:
-                return self._stop(f"no record begins at {Lsn(self._base + at)}")
-            begun = _Begun(self._base + at, total, self._end)
+        if begun is None:  # its header is split: 8 or 16 bytes of it are here
+            here, total = self._base + at, _LENGTH.unpack_from(self._data, at)[0]
+            whole_prev = page_end - at >= _PREV.size
+            back = _PREV.unpack_from(self._data, at)[0] if whole_prev else max(self._last, 0)
+            if not self._fits(here, total, back, XLOG):
+                return False
+            begun = _Begun(here, total, self._end)
         elif self._last == _UNKNOWN:
             self._end, self._unproven = self._end_before(begun.begin), _UNKNOWN
         begun.before = self._end
@@ -263,7 +267,7 @@ class RecordWalk:
         last = self._last if last is None else last
         chained = back < here if last == _UNKNOWN else back == last
         known = rmid <= _LAST_BUILTIN_RMGR or rmid >= _FIRST_CUSTOM_RMGR
-        if total >= _RECORD_SIZE and chained and known:
+        if _RECORD_SIZE <= total <= _LONGEST and chained and known:
             return True
         return self._stop(f"no record begins at {Lsn(here)}")
 

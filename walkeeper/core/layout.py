@@ -105,6 +105,14 @@ def timeline_prefix(timeline: int) -> str:
     return f"wal/{timeline:08X}/"
 
 
+def timeline_end(timeline: int) -> str:
+    """Where a listing begins behind everything of this timeline and those before it.
+
+    The history file sorts before the folder and the folder before this: ``.``, ``/``, ``0``.
+    """
+    return f"wal/{timeline:08X}0"
+
+
 WAL_PREFIX: Final = "wal/"
 BACKUPS_PREFIX: Final = "backups/"
 FORMAT_PREFIX: Final = "format/"

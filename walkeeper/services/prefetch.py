@@ -1,0 +1,215 @@
+"""Segments fetched ahead of a recovery that reads one after the other.
+
+A recovery asks for one segment at a time and waits; while it replays, the next ones are fetched in
+parallel. How many doubles with each one that was used, from one to the configured number, and
+falls back to one where something was not there: a standby at the end of the archive costs little.
+Only complete segments are fetched, nothing negative is remembered, and each is handed out once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from walkeeper.core.layout import wal_object
+from walkeeper.core.wal import WalSegment
+from walkeeper.errors import WalkeeperError
+from walkeeper.repository.archive import Archive
+from walkeeper.services.fetch_file import FetchFile, download
+from walkeeper.services.fetch_rules import ClientIdentity
+
+_IDLE_S: Final = 300.0
+"""After this long without a request what was fetched ahead for a client is dropped."""
+_SWEEP_S: Final = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefetchSettings:
+    """``count`` segments and ``limit_bytes`` of disk at most for all clients; 0 turns it off.
+
+    ``parallel`` downloads run at once; each needs a few MiB of memory.
+    """
+
+    count: int = 8
+    limit_bytes: int = 512 << 20
+    parallel: int = 4
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is known of one recovery: ``last`` is the number of the segment it was served last."""
+
+    timeline: int | None
+    last: int
+    seen_at: float
+    window: int = 1
+    ahead: dict[WalSegment, asyncio.Task[FetchFile | None]] = field(default_factory=dict)
+
+
+class Prefetcher:
+    """Fetches ahead for the recoveries of one archive; without `run` it does nothing.
+
+    The files have no names: they are gone with this process, however it ends.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        pool: ThreadPoolExecutor,
+        directory: Path,
+        settings: PrefetchSettings,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self._archive = archive
+        self._pool = pool
+        self._directory = directory
+        self._count = min(settings.count, settings.limit_bytes // archive.segment_size.bytes)
+        self._slots = asyncio.Semaphore(settings.parallel)
+        self._now = now
+        self._clients: dict[ClientIdentity, _Client] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    @property
+    def held(self) -> int:
+        """How many segments are there or under way."""
+        return sum(len(client.ahead) for client in self._clients.values())
+
+    async def run(self) -> None:
+        """Allow fetching ahead until cancelled; then everything is dropped."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                while True:
+                    await asyncio.sleep(_SWEEP_S)
+                    self._sweep()
+        finally:
+            self._group = None
+            for identity in list(self._clients):
+                self._forget(identity)
+
+    async def take(
+        self, identity: ClientIdentity, timeline: int | None, segment: WalSegment
+    ) -> FetchFile | None:
+        """The segment if it was fetched ahead for this client, waiting for it if it is under way.
+
+        The caller closes the file. What this request shows to be of no use is dropped: a client
+        that jumps, goes back or takes another path gets nothing old.
+        """
+        client = self._clients.get(identity)
+        if client is None:
+            return None
+        client.seen_at = self._now()
+        number = segment.number(self._archive.segment_size)
+        task = client.ahead.pop(segment, None)
+        on_another = any(self._number(other) == number for other in client.ahead)
+        if client.timeline != timeline or number != client.last + 1 or on_another:
+            self._forget(identity)
+            if task is not None:
+                self._drop(task)
+            return None
+        if task is None:
+            return None
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            self._drop(task)
+            raise
+        return None if task.cancelled() else task.result()
+
+    def advance(
+        self,
+        identity: ClientIdentity,
+        timeline: int | None,
+        served: WalSegment,
+        following: Iterator[WalSegment],
+        *,
+        hit: bool,
+    ) -> None:
+        """Go on fetching behind a segment that was just served; ``following`` are the next ones.
+
+        ``hit`` says that it had been fetched ahead.
+        """
+        if self._group is None or self._count == 0:
+            return
+        last = self._number(served)
+        client = self._clients.setdefault(identity, _Client(timeline, last, self._now()))
+        client.last = last
+        if hit:
+            client.window *= 2
+        client.window = min(client.window, self._count)
+        of_use = list(islice(following, self._count))
+        for segment in client.ahead.keys() - set(of_use):
+            self._drop(client.ahead.pop(segment))
+        for segment in of_use[: client.window]:
+            if segment not in client.ahead and self.held < self._count:
+                download_task = self._group.create_task(self._fetch(client, segment))
+                client.ahead[segment] = download_task
+
+    def _number(self, segment: WalSegment) -> int:
+        return segment.number(self._archive.segment_size)
+
+    async def _fetch(self, client: _Client, segment: WalSegment) -> FetchFile | None:
+        """The outermost frame of a task: what goes wrong here is met again when it is asked for."""
+        file = FetchFile.unnamed(self._directory)
+        name, size = wal_object(segment), self._archive.segment_size.bytes
+        try:
+            async with self._slots:
+                await download(self._archive, name, file, self._pool, size_bytes=size)
+        except Exception as error:
+            if not isinstance(error, WalkeeperError):
+                log.warning("prefetch_broke", segment=str(segment), exc_info=error)
+            self._close(file)
+            self._give_up(client, segment)
+            return None
+        except BaseException:
+            self._close(file)
+            raise
+        return file
+
+    def _give_up(self, client: _Client, segment: WalSegment) -> None:
+        """Begin anew behind a segment that was not to be had, with those that are there."""
+        client.window = 1
+        if client.ahead.get(segment) is asyncio.current_task():
+            del client.ahead[segment]
+        number = self._number(segment)
+        for later in [other for other in client.ahead if self._number(other) > number]:
+            if not client.ahead[later].done():
+                self._drop(client.ahead.pop(later))
+
+    def _sweep(self) -> None:
+        for identity, client in list(self._clients.items()):
+            if self._now() - client.seen_at > _IDLE_S:
+                self._forget(identity)
+
+    def _forget(self, identity: ClientIdentity) -> None:
+        client = self._clients.pop(identity, None)
+        if client is not None:
+            for task in client.ahead.values():
+                self._drop(task)
+            client.ahead.clear()
+
+    def _drop(self, task: asyncio.Task[FetchFile | None]) -> None:
+        if task.done():
+            self._close_result(task)
+        else:
+            task.cancel()
+            task.add_done_callback(self._close_result)
+
+    def _close_result(self, task: asyncio.Task[FetchFile | None]) -> None:
+        file = None if task.cancelled() else task.result()
+        if file is not None:
+            self._close(file)
+
+    def _close(self, file: FetchFile) -> None:
+        # In the pool: a thread may still be writing, and closing waits for it.
+        self._pool.submit(file.close)

@@ -10,7 +10,8 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.timeline import Leg, TimelineHistory, TimelineSwitch
 
 LSNS = st.integers(1, 2**64 - 1).map(Lsn)
-REASONS = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])).map(str.strip)
+LINES = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
+REASONS = st.tuples(LINES, st.integers(0, 2)).map(lambda t: t[0] + "\n" * t[1])
 
 
 @st.composite
@@ -89,6 +90,10 @@ def test_postgresqls_own_files_are_written_byte_for_byte():
         Leg(3, Lsn(0x1A5000000), None),
     )
     assert history.derive(2).encode() == "1\t0/3000128\tno recovery target specified\n"
+    text = "1\t0/D00068\tafter LSN 0/D00028\n\n"
+    assert TimelineHistory.parse(2, text).encode() == text
+    text += "\n2\t0/E00068\tbefore LSN 0/E00028\n\n"
+    assert TimelineHistory.parse(3, text).encode() == text
     assert history.derive(1).encode() == ""
 
 

@@ -13,14 +13,17 @@ from typing import Final
 from walkeeper.core.lsn import Lsn
 
 _LINE: Final = re.compile(
-    r"\s*([0-9]{1,10})\s+([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:\s+(.*?))?\s*", re.ASCII
+    r"\s*([0-9]{1,10})\s+([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:\s(.*))?", re.ASCII
 )
 _MAX_TIMELINE: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
 class TimelineSwitch:
-    """One line of a history file: ``parent`` was left at ``at`` because of ``reason``."""
+    """One line of a history file: ``parent`` was left at ``at`` because of ``reason``.
+
+    The reason stands as in the file; some of PostgreSQL's end with a newline of their own.
+    """
 
     parent: int
     at: Lsn
@@ -62,11 +65,15 @@ class TimelineHistory:
         Empty lines and those that begin with ``#`` are skipped, what follows the switch point is
         the reason. A switch point at 0/0 is refused too: to PostgreSQL it means "none".
         """
-        switches = []
+        switches: list[TimelineSwitch] = []
+        blank_lines = 0
         # Only a newline ends a line: a reason may hold whatever the name of a restore point may.
         for line in text.split("\n"):
             if not line.strip() or line.lstrip().startswith("#"):
+                blank_lines += 1
                 continue
+            _end_reason(switches, blank_lines)
+            blank_lines = 0
             match = _LINE.fullmatch(line)
             if match is None:
                 raise ValueError(f"not a line of a timeline history: {line!r}")
@@ -74,6 +81,7 @@ class TimelineHistory:
             if at.value == 0:
                 raise ValueError(f"a timeline history with a switch at 0/0: {line!r}")
             switches.append(TimelineSwitch(int(match[1]), at, match[3] or ""))
+        _end_reason(switches, blank_lines)
         return cls(timeline, tuple(switches))
 
     def encode(self) -> str:
@@ -130,3 +138,11 @@ class TimelineHistory:
             if switch.parent == timeline:
                 return index
         raise ValueError(f"timeline {timeline} is not in the history of {self.timeline}")
+
+
+def _end_reason(switches: list[TimelineSwitch], blank_lines: int) -> None:
+    """Give the last reason the empty lines behind it, but for the one that is always there."""
+    if switches and blank_lines > 1:
+        last = switches[-1]
+        reason = last.reason + "\n" * (blank_lines - 1)
+        switches[-1] = TimelineSwitch(last.parent, last.at, reason)

@@ -1,0 +1,58 @@
+"""``wal-fetch`` requests: from the fields of the hook to the fetcher, and its outcome back."""
+
+from __future__ import annotations
+
+from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.hook_requests import WalFetchRequest
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.wal import WalFile, parse_wal_file
+from walkeeper.errors import UsageError
+from walkeeper.services.fetch_rules import ClientIdentity, FetchRequest
+from walkeeper.services.fetcher import Fetcher
+
+
+class FetchHandler:
+    """Answers ``wal-fetch`` for one archive; errors are left to the server."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+
+    async def __call__(self, request: Request) -> Reply:
+        """Serve one request."""
+        fetch = parse_fetch(request)
+        outcome = await self._fetcher.fetch(fetch, request.take_descriptor())
+        return Reply.absent() if outcome.size_bytes is None else Reply.ok(str(outcome.size_bytes))
+
+
+def parse_fetch(request: Request) -> FetchRequest:
+    """What the hook asks for. Raises UsageError for what has no meaning."""
+    asked = WalFetchRequest.parse(request)
+    return FetchRequest(
+        wal=_parse_name(asked.name),
+        client=ClientIdentity(asked.data_directory.device, asked.data_directory.inode),
+        standby=asked.standby,
+        recovery=asked.recovery,
+        timeout_s=asked.timeout_s,
+        timeline=None if asked.timeline is None else _parse_timeline(asked.timeline),
+        end=None if asked.end is None else _parse_end(asked.end),
+    )
+
+
+def _parse_name(name: str) -> WalFile:
+    try:
+        return parse_wal_file(name)
+    except ValueError as error:
+        raise UsageError(f"{name!r} is not the name of a WAL file") from error
+
+
+def _parse_timeline(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 32):
+        raise UsageError(f"--timeline {text} is not the number of a timeline")
+    return int(text)
+
+
+def _parse_end(text: str) -> Lsn:
+    try:
+        return Lsn.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--end {text} is not an LSN") from error

@@ -1,0 +1,127 @@
+"""The private fetch service: ``wal-fetch`` for a recovery on a host without an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from walkeeper.agent.compose import Workshop
+from walkeeper.agent.control import ControlServer
+from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.fetch_handler import FetchHandler, parse_fetch
+from walkeeper.config import FetchConfig
+from walkeeper.core.wal import TimelineHistoryFile
+from walkeeper.repository.archive import Archive
+from walkeeper.services.fetcher import TOLERATED_IN_STANDBY_MODE, Fetcher, FetchSettings
+from walkeeper.services.history_files import HistoryFiles
+from walkeeper.services.history_store import HistoryStore
+from walkeeper.services.prefetch import PrefetchSettings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlaces:
+    """Where fetching keeps files: histories in ``state_dir`` (None: nowhere), and what is fetched
+    ahead, in files without names, in ``cache_dir``."""
+
+    state_dir: Path | None
+    cache_dir: Path
+
+
+async def open_fetcher(
+    archive: Archive, pool: ThreadPoolExecutor, places: FetchPlaces, config: FetchConfig
+) -> Fetcher:
+    """A fetcher for an archive, the histories that this host has kept already loaded."""
+    files = None
+    if places.state_dir is not None:
+        files = HistoryFiles(places.state_dir, archive.record.archive)
+    history = HistoryStore(archive, pool, files)
+    await history.load()
+    settings = FetchSettings(prefetch=PrefetchSettings(count=config.prefetch))
+    return Fetcher(archive, pool, history, places.cache_dir, settings)
+
+
+async def run_fetch_service(
+    shop: Workshop, listen: Path, idle_s: float, archive: str | None
+) -> None:
+    """Serve ``wal-fetch`` on the socket ``listen`` until nobody has asked for ``idle_s`` seconds.
+
+    ``archive`` is the folder, None leaves it to the configuration or the repository. An archive
+    that cannot be reached at the start is opened when it can be: until then requests are answered
+    with the error. Raises Locked when another service listens there, ConfigError when the socket
+    cannot be made. Cancelling it ends the requests.
+    """
+    server = ControlServer(listen)
+    server.bind()
+    with _places(shop.config.agent.state_dir) as places:
+        async with asyncio.TaskGroup() as group:
+            handler = _OpeningHandler(shop, archive, places, group)
+            server.register("wal-fetch", handler, deadline_s=None)
+            serving = group.create_task(server.serve())
+            log.info("fetch_service_ready", socket=str(listen))
+            await server.wait_idle(idle_s)
+            server.stop()
+            await serving
+            handler.close()
+    log.info("fetch_service_ended", reason="idle")
+
+
+class _OpeningHandler:
+    """Opens the archive with the first request, and again after every failure to."""
+
+    def __init__(
+        self, shop: Workshop, folder: str | None, places: FetchPlaces, group: asyncio.TaskGroup
+    ) -> None:
+        self._shop = shop
+        self._folder = folder
+        self._places = places
+        self._group = group
+        self._lock = asyncio.Lock()
+        self._handler: FetchHandler | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def __call__(self, request: Request) -> Reply:
+        fetch = parse_fetch(request)
+        try:
+            handler = await self._open()
+        except TOLERATED_IN_STANDBY_MODE as error:
+            # As the fetcher does: a standby asks again, but its history probes need an answer.
+            if not fetch.standby or isinstance(fetch.wal, TimelineHistoryFile):
+                raise
+            log.warning("archive_not_opened", file=str(fetch.wal), reason=error.message)
+            return Reply.absent()
+        return await handler(request)
+
+    def close(self) -> None:
+        """End fetching ahead."""
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _open(self) -> FetchHandler:
+        async with self._lock:
+            if self._handler is None:
+                archive = await self._shop.archive(self._folder)
+                config = self._shop.config.fetch
+                fetcher = await open_fetcher(archive, self._shop.pool, self._places, config)
+                self._running = self._group.create_task(fetcher.run())
+                self._handler = FetchHandler(fetcher)
+            return self._handler
+
+
+@contextmanager
+def _places(state_dir: Path) -> Iterator[FetchPlaces]:
+    """The state directory where this user may write into it, else a private one for a while."""
+    if state_dir.is_dir() and os.access(state_dir, os.W_OK | os.X_OK):
+        yield FetchPlaces(state_dir, state_dir)
+        return
+    with tempfile.TemporaryDirectory(prefix="walkeeper-fetch-") as private:
+        yield FetchPlaces(None, Path(private))

@@ -1,0 +1,129 @@
+"""Answers ``status``: the agent's own facts, none of which asks the store or the server."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from walkeeper import __version__
+from walkeeper.agent.cluster import ClusterService
+from walkeeper.agent.compose import Workshop
+from walkeeper.agent.control_request import Reply, Request
+from walkeeper.core.wal import WalSegment
+from walkeeper.repository.archive import Archive
+from walkeeper.services.agent_status import (
+    AgentStatus,
+    ArchivingStatus,
+    FetchStatus,
+    SourceStatus,
+    StoreStatus,
+)
+from walkeeper.services.fetcher import Fetcher
+
+_MAX_TEXT: Final = 500
+"""Characters of a message of somebody else; the whole answer must fit into one reply."""
+
+
+class StatusHandler:
+    """Made when the agent starts: its uptime counts from there."""
+
+    def __init__(
+        self,
+        shop: Workshop,
+        archive: Archive,
+        cluster: ClusterService,
+        fetcher: Fetcher,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shop = shop
+        self._archive = archive
+        self._cluster = cluster
+        self._fetcher = fetcher
+        self._now = now
+        self._started_at = now()
+
+    async def __call__(self, request: Request) -> Reply:  # noqa: ARG002 - it has no fields
+        """One JSON document, an `AgentStatus`."""
+        status = AgentStatus(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=round(self._now() - self._started_at, 1),
+            repository=self._shop.storage.url,
+            folder=self._archive.folder,
+            archive=self._archive.record.archive,
+            source=self._source(),
+            archiving=self._archiving(),
+            fetch=self._fetch(),
+            store=self._store(),
+        )
+        return Reply.ok(msgspec.json.encode(status).decode())
+
+    def _source(self) -> SourceStatus:
+        guard = self._cluster.guard
+        refusal, verified = guard.refusal, guard.verified
+        if refusal is not None or verified is None:
+            return SourceStatus(
+                verified=False,
+                reason=_short(refusal.message if refusal else "the server is being asked"),
+                hint=_short(refusal.hint) if refusal else None,
+            )
+        facts = verified.facts
+        return SourceStatus(
+            verified=True,
+            data_directory=str(verified.data_dir),
+            system_identifier=str(facts.system_identifier),
+            server_version=facts.version_num,
+            timeline=facts.timeline,
+            flush_lsn=None if guard.flush_lsn is None else str(guard.flush_lsn),
+        )
+
+    def _archiving(self) -> ArchivingStatus | None:
+        archiver = self._cluster.archiver
+        if archiver is None:
+            return None
+        counted = archiver.statistics
+        waiting = archiver.waiting()
+        oldest = next((wal for wal in waiting if isinstance(wal, WalSegment)), None)
+        last_at = counted.last_archived_at
+        return ArchivingStatus(
+            backlog=len(waiting),
+            oldest_waiting=None if oldest is None else str(oldest),
+            archived=counted.archived,
+            failed=counted.failed,
+            last_archived=counted.last_archived,
+            last_archived_age_s=None if last_at is None else round(self._now() - last_at, 1),
+            last_error=_short(counted.last_error),
+            rpo_s=round(self._cluster.rpo.rpo_s(self._now()), 1),
+        )
+
+    def _fetch(self) -> FetchStatus:
+        counted = self._fetcher.statistics
+        return FetchStatus(
+            fetched=counted.fetched,
+            from_prefetch=counted.from_prefetch,
+            absent=counted.absent,
+            holes=counted.holes,
+            errors=counted.errors,
+            last_error=_short(counted.last_error),
+        )
+
+    def _store(self) -> StoreStatus:
+        capabilities = self._shop.storage.capabilities
+        counted = self._shop.counters.statistics()
+        return StoreStatus(
+            conditional_put=capabilities.conditional_put,
+            conditional_multipart=capabilities.conditional_multipart,
+            requests=sum(counted.requests.values()),
+            errors=sum(counted.errors.values()),
+            bytes_written=counted.bytes_written,
+            bytes_read=counted.bytes_read,
+        )
+
+
+def _short(text: str | None) -> str | None:
+    return text if text is None or len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."

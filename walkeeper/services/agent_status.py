@@ -1,0 +1,81 @@
+"""What a running agent says of itself: the answer to the control request ``status``."""
+
+from __future__ import annotations
+
+import msgspec
+
+from walkeeper.errors import IntegrityError
+
+
+class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The server that the agent archives; while it is not ``verified``, ``reason`` says why."""
+
+    verified: bool
+    reason: str | None = None
+    hint: str | None = None
+    data_directory: str | None = None
+    system_identifier: str | None = None
+    server_version: int | None = None
+    timeline: int | None = None
+    flush_lsn: str | None = None
+
+
+class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The archiver; counters are since the agent's start, ``backlog`` counts files now."""
+
+    backlog: int
+    oldest_waiting: str | None
+    archived: int
+    failed: int
+    last_archived: str | None
+    last_archived_age_s: float | None
+    last_error: str | None
+    rpo_s: float
+
+
+class FetchStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What was served to restore_command since the agent's start."""
+
+    fetched: int
+    from_prefetch: int
+    absent: int
+    holes: int
+    errors: int
+    last_error: str | None
+
+
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The store as the agent has seen it; None where it has not been probed."""
+
+    conditional_put: bool | None
+    conditional_multipart: bool | None
+    requests: int
+    errors: int
+    bytes_written: int
+    bytes_read: int
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's own facts. ``archiving`` is None until the server was recognised once."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    repository: str
+    folder: str
+    archive: str
+    source: SourceStatus
+    archiving: ArchivingStatus | None
+    fetch: FetchStatus
+    store: StoreStatus
+
+
+def decode_agent_status(document: str) -> AgentStatus:
+    """Read the agent's answer; raises IntegrityError for what is none, as of another version."""
+    try:
+        return msgspec.json.decode(document.encode(), type=AgentStatus)
+    except msgspec.DecodeError as error:
+        raise IntegrityError(
+            f"the agent's answer was not understood: {error}",
+            hint="restart the agent: it may be of another version",
+        ) from error

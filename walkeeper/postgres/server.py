@@ -129,6 +129,10 @@ class Server:
         )
         return rows[0]
 
+    async def execute(self, statement: str, *, doing: str, rights_hint: str | None = None) -> None:
+        """Run a statement that returns no rows, in a transaction of its own."""
+        await self._fetch(statement, doing=doing, rights_hint=rights_hint)
+
     async def _fetch(
         self,
         query: str,

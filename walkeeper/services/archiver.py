@@ -1,0 +1,220 @@
+"""Ready WAL files into the archive: what a hook asks for, and several files ahead of it.
+
+``archive_status/*.ready`` is the truth. A scan is woken by file system events, by hooks and by
+time; it only ever looks, PostgreSQL's archiver is the one who renames. Timeline history files go
+first and alone, all that are in ``pg_wal``, ready or done; then segments from the oldest on,
+several at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from walkeeper.core.wal import TimelineHistoryFile, WalFile
+from walkeeper.errors import PostgresError, WalkeeperError
+from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory
+
+_RESCAN_S: Final = 10.0
+"""How long a missed event can go unnoticed; a hook wakes the scan at once anyway."""
+_REST_S: Final = 5.0
+"""How long a file that failed ahead of its hook is left alone; a hook tries it at once."""
+
+Upload = Callable[[WalFile, FileIdentity], Awaitable[None]]
+"""Makes one file durable in every required repository, or raises."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class ArchiverStatistics:
+    """Counters since the start; ``last_error`` is None when the last upload succeeded."""
+
+    archived: int = 0
+    failed: int = 0
+    answered_from_memory: int = 0
+    last_archived: str | None = None
+    last_archived_at: float | None = None
+    last_error: str | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    wal: WalFile
+    identity: FileIdentity
+    done: asyncio.Future[None]
+
+
+class Archiver:
+    """Keeps the archive up with ``archive_status``; one for each cluster.
+
+    At most ``uploads`` files are on their way ahead of the hook. What is durable is remembered by
+    the file's identity (device, inode, size, time) as long as it stays ready, so that the hook for
+    it is answered at once, and never for another file of the same name. ``allowed`` says whether
+    this process may write into the archive at all.
+    """
+
+    def __init__(
+        self,
+        wal_dir: WalDirectory,
+        upload: Upload,
+        *,
+        uploads: int,
+        allowed: Callable[[], bool],
+        now: Callable[[], float],
+    ) -> None:
+        self._wal_dir = wal_dir
+        self._upload = upload
+        self._uploads = uploads
+        self._allowed = allowed
+        self._now = now
+        self._jobs: dict[str, _Job] = {}
+        self._durable: dict[str, FileIdentity] = {}
+        self._failed_at: dict[str, float] = {}
+        self._ready: tuple[WalFile, ...] = ()
+        self._strange: tuple[str, ...] = ()
+        self._wake = asyncio.Event()
+        self._draining = False
+        self._group: asyncio.TaskGroup | None = None
+        self.statistics = ArchiverStatistics()
+
+    async def run(self) -> None:
+        """Serve until `drain` is called and what is under way has ended, or until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            watcher = group.create_task(self._watch())
+            try:
+                await self._scan()
+            finally:
+                watcher.cancel()
+                self._group = None
+
+    def drain(self) -> None:
+        """Start nothing more; `run` returns when what is under way is done."""
+        self._draining = True
+        self._wake.set()
+
+    async def push(self, wal: WalFile, identity: FileIdentity) -> None:
+        """Return when the file is durable; raises why it is not.
+
+        Tries at once, even if the file failed a moment ago. A caller that gives up does not stop
+        the upload: the next hook finds it done.
+        """
+        name = str(wal)
+        if self._durable.get(name) == identity:
+            self.statistics.answered_from_memory += 1
+            return
+        job = self._jobs.get(name)
+        if job is None or job.identity != identity:
+            job = self._start(wal, identity)
+        self._wake.set()
+        await asyncio.shield(job.done)
+
+    def waiting(self) -> list[WalFile]:
+        """What was ready at the last look and is not yet durable, in the archiver's order."""
+        return [wal for wal in self._ready if str(wal) not in self._durable]
+
+    def _start(self, wal: WalFile, identity: FileIdentity) -> _Job:
+        if self._group is None or self._draining:
+            raise WalkeeperError("the agent is stopping", hint="PostgreSQL will ask again")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Nobody may be waiting for a file sent ahead: its error then lives in the statistics.
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        job = _Job(wal, identity, done)
+        self._jobs[str(wal)] = job
+        self._group.create_task(self._process(job))
+        return job
+
+    async def _watch(self) -> None:
+        async with aclosing(self._wal_dir.watch(poll_interval_s=_RESCAN_S)) as changes:
+            async for _ in changes:
+                self._wake.set()
+
+    async def _scan(self) -> None:
+        while not self._draining:
+            self._wake.clear()
+            if self._allowed():
+                await self._try_look_ahead()
+            await self._wake.wait()
+
+    async def _try_look_ahead(self) -> None:
+        try:
+            await self._look_ahead()
+        except PostgresError as error:
+            # Nothing is lost: hooks still come, and the next look may succeed.
+            log.warning("archive_status_unreadable", reason=str(error), hint=error.hint)
+
+    async def _look_ahead(self) -> None:
+        scan = await self._wal_dir.scan()
+        if scan.strange != self._strange:
+            self._strange = scan.strange
+            log.warning("archive_status_strange", names=list(scan.strange[:10]))
+        self._ready = scan.ready
+        # A history file that a standby received by streaming is .done and was never archived.
+        files = list(dict.fromkeys((*scan.history, *scan.ready)))
+        self._forget({str(wal) for wal in files})
+        histories_wait = False
+        for wal in files:
+            is_history = isinstance(wal, TimelineHistoryFile)
+            if len(self._jobs) >= self._uploads or (histories_wait and not is_history):
+                break
+            settled = await self._settled(wal)
+            histories_wait |= is_history and not settled
+
+    async def _settled(self, wal: WalFile) -> bool:
+        """Whether a ready file is durable; starts it where it is not."""
+        name = str(wal)
+        if name in self._jobs or self._resting(name):
+            return False
+        identity = await self._wal_dir.find_identity(wal)
+        if identity is None or self._durable.get(name) == identity:
+            return True
+        if name not in self._jobs and not self._draining:  # a hook may have come meanwhile
+            self._start(wal, identity)
+        return False
+
+    def _forget(self, present: set[str]) -> None:
+        # A segment that is .done is PostgreSQL's to recycle: nothing about it may be believed.
+        self._durable = {name: seen for name, seen in self._durable.items() if name in present}
+        self._failed_at = {name: at for name, at in self._failed_at.items() if name in present}
+
+    def _resting(self, name: str) -> bool:
+        failed_at = self._failed_at.get(name)
+        return failed_at is not None and self._now() - failed_at < _REST_S
+
+    async def _process(self, job: _Job) -> None:
+        name = str(job.wal)
+        try:
+            await self._upload(job.wal, job.identity)
+        except asyncio.CancelledError:
+            job.done.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - the outermost frame of a task: the hook is told
+            self._fail(job, error)
+        else:
+            self._durable[name] = job.identity
+            self._failed_at.pop(name, None)
+            self.statistics.archived += 1
+            self.statistics.last_archived = name
+            self.statistics.last_archived_at = self._now()
+            self.statistics.last_error = None
+            job.done.set_result(None)
+        finally:
+            if self._jobs.get(name) is job:
+                del self._jobs[name]
+            self._wake.set()
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        name = str(job.wal)
+        known = isinstance(error, WalkeeperError)
+        self._failed_at[name] = self._now()
+        self.statistics.failed += 1
+        self.statistics.last_error = f"{name}: {error if known else type(error).__name__}"
+        if not known:
+            log.error("wal_upload_broke", file=name, exc_info=error)
+        job.done.set_exception(error)

@@ -1,0 +1,216 @@
+"""Whether this process may write this cluster's WAL into this archive, asked again and again.
+
+The dsn may lead to another server than the files, a hook may come from a restored copy, and a
+setting may change at any time. Nothing is written unless the server that was asked is the one that
+runs on the data directory, archives through our own hook, and belongs to the archive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from walkeeper.core.lsn import Lsn
+from walkeeper.errors import (
+    ForeignCluster,
+    PostgresError,
+    PostgresUnavailable,
+    WalkeeperError,
+    WalRefused,
+)
+from walkeeper.postgres.facts import ServerFacts
+from walkeeper.postgres.postmaster import find_postmaster
+from walkeeper.postgres.server import Server
+from walkeeper.repository.records import ArchiveRecord
+
+DETACHED_FILE: Final = "walkeeper.detached"
+"""Left in a restored data directory: it must not write into the archive of its source."""
+
+_POLL_S: Final = 5.0
+_DEADLINE_S: Final = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found when the server was last asked and everything fitted."""
+
+    facts: ServerFacts
+    data_dir: Path
+    postmaster_started_at: datetime
+
+
+class SourceGuard:
+    """Asks the server every few seconds and remembers the answer; `require` is cheap.
+
+    An answer outlives the connection, for PostgreSQL's last archiving cycle comes when nobody can
+    connect any more; it does not outlive the postmaster it was about.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        record: ArchiveRecord,
+        pool: ThreadPoolExecutor,
+        *,
+        data_dir: Path | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._dsn = dsn
+        self._record = record
+        self._pool = pool
+        self._configured_dir = data_dir
+        self._sleep = sleep
+        self._asked = asyncio.Condition()
+        self.verified: Verified | None = None
+        self.refusal: WalkeeperError | None = PostgresUnavailable(
+            "PostgreSQL has not been reached yet", hint="is the server running? see [cluster] dsn"
+        )
+        self.flush_lsn: Lsn | None = None
+
+    def allowed(self) -> bool:
+        """Whether the last answer was that everything fits."""
+        return self.refusal is None and self.verified is not None
+
+    async def run(self) -> None:
+        """Ask for ever; cancelled at the end."""
+        while True:
+            try:
+                async with await Server.connect(self._dsn, deadline_s=_DEADLINE_S) as server:
+                    await self._ask_while_connected(server)
+            except PostgresUnavailable as error:
+                await self._lost(error)
+            except WalkeeperError as error:
+                await self._refuse(error)
+            await self._sleep(1.0)
+
+    async def wait_answer(self, timeout_s: float) -> None:
+        """Return once everything fitted, or after ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s), self._asked:
+                await self._asked.wait_for(self.allowed)
+        except TimeoutError:
+            return
+
+    async def require(self, *, wait_s: float) -> Verified:
+        """The last answer, if it still holds; waits a little for one when there is none.
+
+        Raises the reason why nothing may be written.
+        """
+        if not self.allowed() or not await self._holds():
+            await self.wait_answer(wait_s)
+        if self.refusal is not None:
+            raise self.refusal
+        if self.verified is None or not await self._holds():
+            raise PostgresUnavailable("the server was restarted and has not been asked yet")
+        return self.verified
+
+    async def _holds(self) -> bool:
+        verified = self.verified
+        if verified is None:
+            return False
+        loop = asyncio.get_running_loop()
+        reason = await loop.run_in_executor(self._pool, _find_change, verified)
+        if reason is not None:
+            self.verified = None
+            self.refusal = reason
+        return reason is None
+
+    async def _ask_while_connected(self, server: Server) -> None:
+        while True:
+            facts = await server.facts()
+            data_dir = self._configured_dir or facts.data_directory
+            await server.check_same_server(data_dir, self._pool)
+            require_source(facts, self._record)
+            loop = asyncio.get_running_loop()
+            verified = Verified(facts, data_dir, facts.postmaster_started_at)
+            found = await loop.run_in_executor(self._pool, _with_local_start, verified)
+            self.flush_lsn = None if facts.in_recovery else await server.flush_lsn()
+            async with self._asked:
+                if self.refusal is not None:
+                    log.info("source_verified", data_directory=str(data_dir))
+                self.verified, self.refusal = found, None
+                self._asked.notify_all()
+            await self._sleep(_POLL_S)
+
+    async def _lost(self, error: PostgresUnavailable) -> None:
+        # A verified server that shuts down goes on archiving: what was found holds until the
+        # postmaster's own file says otherwise, which every `require` looks at.
+        if self.verified is None:
+            await self._refuse(error)
+        self.flush_lsn = None
+
+    async def _refuse(self, error: WalkeeperError) -> None:
+        if str(self.refusal) != str(error):
+            log.warning("source_refused", reason=str(error), hint=error.hint)
+        self.verified = None
+        self.refusal = error
+
+
+def require_source(facts: ServerFacts, record: ArchiveRecord) -> None:
+    """Raise the reason why a server's WAL may not go into the archive, if there is one."""
+    if str(facts.system_identifier) != record.system_identifier:
+        raise ForeignCluster(
+            f"the archive belongs to the cluster {record.system_identifier}, the server is "
+            f"{facts.system_identifier}",
+            hint="choose the right [cluster] archive, or create one: walkeeper init",
+        )
+    if facts.segment_size.bytes != record.segment_size:
+        raise ForeignCluster(
+            f"the archive holds WAL segments of {record.segment_size} bytes, the server writes "
+            f"{facts.segment_size.bytes}",
+            hint="pg_resetwal --wal-segsize begins a new archive: choose another [cluster] archive",
+        )
+    problem = find_archiving_problem(facts)
+    if problem is not None:
+        raise PostgresError(problem, hint="set what is missing: walkeeper init --apply")
+
+
+def find_archiving_problem(facts: ServerFacts) -> str | None:
+    """Why the server does not archive through our hook, or None when it does."""
+    if facts.archive_mode not in {"on", "always"}:
+        return f"archive_mode is {facts.archive_mode}"
+    if facts.archive_library:
+        return f"archive_library is {facts.archive_library!r}, so archive_command is not used"
+    if "walkeeper" not in facts.archive_command or "wal-push" not in facts.archive_command:
+        return "archive_command is not walkeeper's wal-push"
+    if facts.wal_level == "minimal":
+        return "wal_level is minimal"
+    return None
+
+
+def _with_local_start(verified: Verified) -> Verified:
+    _require_attached(verified.data_dir)
+    postmaster = find_postmaster(verified.data_dir)
+    if postmaster is None:
+        raise PostgresUnavailable(f"no server runs on {verified.data_dir}")
+    return Verified(verified.facts, verified.data_dir, postmaster.started_at)
+
+
+def _find_change(verified: Verified) -> WalkeeperError | None:
+    try:
+        _require_attached(verified.data_dir)
+        postmaster = find_postmaster(verified.data_dir)
+    except WalkeeperError as error:
+        return error
+    # Without the file the postmaster has gone; its archiver may still be in its last cycle.
+    if postmaster is not None and postmaster.started_at != verified.postmaster_started_at:
+        return PostgresUnavailable("the server was restarted and has not been asked yet")
+    return None
+
+
+def _require_attached(data_dir: Path) -> None:
+    if (data_dir / DETACHED_FILE).exists():
+        raise WalRefused(
+            f"{data_dir} is a restored copy ({DETACHED_FILE} is there): it writes nothing into "
+            "the archive of its source",
+            hint="restore with --resume-archiving, or begin an archive of its own",
+        )

@@ -41,6 +41,8 @@ says that a store answered and that the object is not there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -226,3 +228,41 @@ class Interrupted(WalkeeperError):
     """The operator or the system asked to stop."""
 
     exit_code = 130
+
+
+def error_of(exit_code: int, message: str, hint: str = "") -> WalkeeperError:
+    """An error that another process told of: of a class with that exit code."""
+    classes = [WalkeeperError]
+    for known in classes:
+        if known.exit_code == exit_code:
+            return known(message, hint=hint or None)
+        classes += known.__subclasses__()
+    return WalkeeperError(message, hint=hint or None)
+
+
+def find_known(error: BaseException) -> WalkeeperError | None:
+    """The error of ours that an exception is or, for the group of a TaskGroup, holds first."""
+    if isinstance(error, WalkeeperError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            known = find_known(inner)
+            if known is not None:
+                return known
+    return None
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Let the error of ours out of the group that a TaskGroup made of it.
+
+    Stands around every TaskGroup whose caller wants to know what went wrong. A group without an
+    error of ours passes as it is.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        known = find_known(group)
+        if known is None:
+            raise
+        raise known from group

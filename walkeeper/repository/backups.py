@@ -29,6 +29,7 @@ from walkeeper.errors import (
     IntegrityError,
     NoSuchBackup,
     ObjectNotFound,
+    unwrapped,
 )
 from walkeeper.repository.archive import Archive
 from walkeeper.storage.base import Buffer, ObjectInfo
@@ -126,8 +127,9 @@ class BackupStore:
             async with gate:
                 return await self._look(backup)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(look(backup)) for backup in ids]
+        with unwrapped():
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(look(backup)) for backup in ids]
         listed = [found for task in tasks if (found := task.result()) is not None]
         return sorted(listed, key=_order)
 

@@ -1,0 +1,329 @@
+"""Takes a base backup of a running primary: parts stream into the archive while it works on.
+
+The order is what makes a backup all or nothing: claim, parts with their lists, the last part with
+the label and ``pg_control``, the wait until the backup's own WAL is durable, summary, manifest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+
+from walkeeper.codec.sealer import Sealer
+from walkeeper.core import layout
+from walkeeper.core.backup import (
+    BackupFacts,
+    BackupLabel,
+    BackupStart,
+    Manifest,
+    RestoreSettings,
+    TablespaceRecord,
+)
+from walkeeper.core.backup_id import BackupId
+from walkeeper.core.wal import WalSegment
+from walkeeper.errors import BackupError, IntegrityError, PostgresError, WalkeeperError
+from walkeeper.postgres.backup_mode import BackupMode, BackupStop, backup_mode
+from walkeeper.postgres.control_file import (
+    ControlFile,
+    parse_control_file,
+    read_control_bytes,
+)
+from walkeeper.postgres.data_dir import (
+    TablespaceLink,
+    list_tablespaces,
+    version_directory,
+    walk_data_directory,
+    walk_tablespace,
+)
+from walkeeper.postgres.facts import ServerFacts
+from walkeeper.postgres.server import Server
+from walkeeper.repository.backups import BackupStore
+from walkeeper.services.backup_copy import BackupCopy
+from walkeeper.services.backup_last import StoppedBackup, collect_last_files, find_outside_files
+from walkeeper.services.backup_source import BackupProgress, EntrySource, FileSpool
+from walkeeper.services.source_guard import require_source
+from walkeeper.services.wal_wait import wait_for_wal
+
+T = TypeVar("T")
+
+_DEADLINE_S: Final = 30.0
+_ABANDON_S: Final = 30.0
+_CHANCE_BYTES: Final = 3
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSettings:
+    """How a backup is taken; ``data_dir`` None takes what the server says.
+
+    ``spool_dir`` holds, unlinked, one line for each file. ``wal_patience_s`` is how long the
+    archive may stand still while the backup's WAL is waited for.
+    """
+
+    dsn: str
+    data_dir: Path | None
+    spool_dir: Path
+    run_id: str
+    readers: int = 2
+    part_bytes: int = 512 << 20
+    wal_patience_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """A committed backup, what was found damaged on the way, and what was left out."""
+
+    facts: BackupFacts
+    damaged: tuple[tuple[str, tuple[int, ...]], ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The cluster as it was when the backup began."""
+
+    facts: ServerFacts
+    data_dir: Path
+    control: ControlFile
+    tablespaces: list[TablespaceLink]
+    mode: int
+    total_bytes: int
+
+
+class BackupService:
+    """Takes base backups of one cluster into one archive.
+
+    Memory: each reader holds two pieces of 4 MiB in the making, what the store holds of a stream
+    (two multipart pieces), and the compressed list of its part.
+    """
+
+    def __init__(
+        self,
+        store: BackupStore,
+        sealer: Sealer,
+        pool: ThreadPoolExecutor,
+        settings: BackupSettings,
+        progress: Callable[[BackupProgress], None],
+    ) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._pool = pool
+        self._settings = settings
+        self._progress = progress
+
+    async def take(self, label: str, *, fast: bool) -> BackupResult:
+        """Take a backup and commit it.
+
+        Whatever raises or cancels leaves no backup, only objects without a manifest, which are
+        removed where that is allowed. Raises BackupError, PostgresError and what storage raises.
+        """
+        source = await self._recognise()
+        backup = BackupId.create(datetime.now(UTC), os.urandom(_CHANCE_BYTES))
+        await self._store.claim(
+            BackupStart(
+                name=layout.backup_start(backup),
+                archive=self._store.archive.record.archive,
+                id=str(backup),
+                host=socket.gethostname(),
+                started_at=backup.started_at,
+                writer=self._settings.run_id,
+            )
+        )
+        async with self._spool() as spool:
+            copy = BackupCopy(
+                backup,
+                store=self._store,
+                sealer=self._sealer,
+                pool=self._pool,
+                spool=spool,
+                control=source.control,
+                progress=self._progress,
+            )
+            copy.total_bytes = source.total_bytes
+            try:
+                return await self._take_claimed(copy, source, label, fast=fast)
+            except BaseException:
+                await self._abandon(backup)
+                raise
+
+    async def _recognise(self) -> _Source:
+        async with await Server.connect(self._settings.dsn, deadline_s=_DEADLINE_S) as server:
+            facts = await server.facts()
+            if facts.in_recovery:
+                raise BackupError(
+                    "the server is a standby; base backups are taken from a primary",
+                    hint="point [cluster] dsn at the primary",
+                )
+            require_source(facts, self._store.archive.record)
+            data_dir = self._settings.data_dir or facts.data_directory
+            await server.check_same_server(data_dir, self._pool)
+            total_bytes = await _estimate(server)
+        control = await self._in_thread(lambda: parse_control_file(read_control_bytes(data_dir)))
+        tablespaces = await self._in_thread(lambda: list_tablespaces(data_dir))
+        mode = await self._in_thread(lambda: data_dir.stat().st_mode & 0o7777)
+        return _Source(facts, data_dir, control, tablespaces, mode, total_bytes)
+
+    async def _take_claimed(
+        self, copy: BackupCopy, source: _Source, label: str, *, fast: bool
+    ) -> BackupResult:
+        copy.report("checkpoint")
+        async with backup_mode(
+            self._settings.dsn, label, fast=fast, deadline_s=_DEADLINE_S
+        ) as mode:
+            await copy.copy(
+                _entry_sources(source),
+                readers=self._settings.readers,
+                part_bytes=self._settings.part_bytes,
+            )
+            # The last file of all, still in backup mode: it is of the backup's own time.
+            control = await self._in_thread(lambda: read_control_bytes(source.data_dir))
+            stop = await mode.stop()
+        parsed = _parse_label(stop)
+        outside = await self._in_thread(lambda: find_outside_files(source.facts))
+        with copy.spool.scratch() as scratch:
+            stopped = StoppedBackup(source.facts, parsed, stop, outside, control)
+            await copy.copy_last(collect_last_files(copy.spool, scratch, stopped))
+        facts = self._facts(copy, source, mode, stop, parsed)
+        copy.report("wal")
+        await self._wait_for_wal(facts)
+        copy.report("commit")
+        await self._store.commit(
+            Manifest(
+                facts=facts,
+                parts=copy.records,
+                settings=_restore_settings(source),
+                config_files=tuple(found.saved for found in outside),
+            )
+        )
+        copy.report("done")
+        log.info("backup_committed", backup=str(copy.backup), stored_bytes=facts.stored_bytes)
+        return BackupResult(facts, copy.damaged, tuple(copy.skipped))
+
+    async def _wait_for_wal(self, facts: BackupFacts) -> None:
+        first, last = facts.required_wal
+        size = facts.wal_segment_size
+        needed = [
+            WalSegment.numbered(facts.timeline, number, size)
+            for number in range(first.number(size), last.number(size) + 1)
+        ]
+        await wait_for_wal(self._store.archive, needed, patience_s=self._settings.wal_patience_s)
+
+    def _facts(
+        self,
+        copy: BackupCopy,
+        source: _Source,
+        mode: BackupMode,
+        stop: BackupStop,
+        label: BackupLabel,
+    ) -> BackupFacts:
+        size = source.facts.segment_size
+        return BackupFacts(
+            id=str(copy.backup),
+            system_identifier=str(source.facts.system_identifier),
+            timeline=label.timeline,
+            start_lsn=str(label.start),
+            stop_lsn=str(stop.stop_lsn),
+            checkpoint_lsn=str(label.checkpoint),
+            started_at=mode.started_at,
+            stopped_at=stop.stopped_at,
+            server_version=source.facts.version_num,
+            segment_size=size.bytes,
+            label=label.label,
+            size_bytes=copy.spool.size_bytes,
+            stored_bytes=copy.stored_bytes,
+            parts=len(copy.records),
+            files=copy.spool.files,
+            checksum_findings=sum(len(blocks) for _, blocks in copy.damaged),
+            data_checksums=source.control.data_checksums,
+            tablespaces=tuple(
+                TablespaceRecord(link.oid, str(link.location)) for link in source.tablespaces
+            ),
+            wal_first=str(WalSegment.at(label.timeline, label.start, size)),
+            wal_last=str(WalSegment.before(label.timeline, stop.stop_lsn, size)),
+        )
+
+    async def _abandon(self, backup: BackupId) -> None:
+        """Remove what was stored of a backup that will not be: data first, the claim last."""
+        try:
+            async with asyncio.timeout(_ABANDON_S):
+                async for unfinished in self._store.unfinished():
+                    if unfinished.backup == backup:
+                        await self._store.remove(sorted(unfinished.objects))
+        except (WalkeeperError, TimeoutError) as error:
+            log.warning("backup_remains_left", backup=str(backup), reason=str(error))
+
+    @asynccontextmanager
+    async def _spool(self) -> AsyncIterator[FileSpool]:
+        try:
+            spool = await self._in_thread(lambda: FileSpool(self._settings.spool_dir))
+        except OSError as error:
+            raise BackupError(
+                f"no temporary file can be made in {self._settings.spool_dir}: {error.strerror}",
+                hint="see [agent] state_dir",
+            ) from error
+        try:
+            yield spool
+        finally:
+            await self._in_thread(spool.close)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _entry_sources(source: _Source) -> list[EntrySource]:
+    folder = version_directory(source.facts.major, source.control.catalog_version)
+    return [
+        EntrySource(None, walk_data_directory(source.data_dir, source.tablespaces)),
+        *(EntrySource(link.oid, walk_tablespace(link, folder)) for link in source.tablespaces),
+    ]
+
+
+def _parse_label(stop: BackupStop) -> BackupLabel:
+    try:
+        return BackupLabel.parse(stop.backup_label.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise IntegrityError(f"the server's backup label is not understood: {error}") from error
+
+
+def _restore_settings(source: _Source) -> RestoreSettings:
+    standby = source.control.standby_settings
+    facts = source.facts
+
+    def outside(path: Path) -> str | None:
+        return None if path.is_relative_to(facts.data_directory) else str(path)
+
+    return RestoreSettings(
+        max_connections=standby.max_connections,
+        max_worker_processes=standby.max_worker_processes,
+        max_wal_senders=standby.max_wal_senders,
+        max_prepared_xacts=standby.max_prepared_transactions,
+        max_locks_per_xact=standby.max_locks_per_transaction,
+        data_directory_mode=source.mode,
+        config_file=outside(facts.config_file),
+        hba_file=outside(facts.hba_file),
+        ident_file=outside(facts.ident_file),
+    )
+
+
+async def _estimate(server: Server) -> int:
+    """Bytes in all tablespaces, for progress; 0 where the role may not ask."""
+    try:
+        row = await server.fetch_row(
+            "SELECT coalesce(sum(pg_catalog.pg_tablespace_size(oid)), 0)::bigint"
+            " FROM pg_catalog.pg_tablespace",
+            doing="estimate the size of the cluster",
+        )
+    except PostgresError:
+        return 0
+    return int(row[0])

@@ -1,0 +1,123 @@
+"""What a base backup reads: the entries of the data directory and of each tablespace, shared."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from walkeeper.core.backup import FileEntry, decode_files, encode_files
+from walkeeper.core.backup_manifest import ManifestFile
+from walkeeper.core.layout import BackupPart
+from walkeeper.postgres.control_file import CONTROL_FILE
+from walkeeper.postgres.data_dir import DataEntry, EntryKind
+from walkeeper.services.backup_part import MAX_FILES
+
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+
+class EntrySource:
+    """One walk that several readers take from; ``tablespace`` is an oid or None.
+
+    Blocks, in whatever thread it is called. What cannot be copied is told in ``skipped``.
+    """
+
+    def __init__(self, tablespace: int | None, entries: Iterator[DataEntry]) -> None:
+        self.tablespace = tablespace
+        self.skipped: list[str] = []
+        self._entries = entries
+        self._lock = threading.Lock()
+
+    def take(self) -> DataEntry | None:
+        """The next entry to copy, None at the end."""
+        with self._lock:
+            for entry in self._entries:
+                if entry.kind is not EntryKind.SKIPPED:
+                    return entry
+                self.skipped.append(f"{entry.path}: {entry.reason}")
+            return None
+
+    def portion(self, first: DataEntry, limit_bytes: int) -> Iterator[DataEntry]:
+        """``first`` and what follows, until about ``limit_bytes``: the entries of one part."""
+        size, files = 0, 0
+        entry: DataEntry | None = first
+        while entry is not None:
+            yield entry
+            size += entry.size_bytes
+            files += 1
+            if size >= limit_bytes or files >= MAX_FILES:
+                return
+            entry = self.take()
+
+
+class FileSpool:
+    """Every file of the backup, for PostgreSQL's own manifest; in an unlinked file, not in memory.
+
+    To be closed. Lines may be added from several threads.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lines: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - see close
+        self._lock = threading.Lock()
+        self.files = 0
+        self.size_bytes = 0
+
+    def add(self, part: BackupPart, entry: FileEntry) -> None:
+        """Note a file of a part under the name that it has in the data directory."""
+        name = entry.name
+        if part.tablespace is not None:
+            name = b"pg_tblspc/%d/%s" % (part.tablespace, name)
+        named = FileEntry.named(
+            name,
+            size_bytes=entry.size_bytes,
+            mode=entry.mode,
+            sha256=entry.sha256,
+            modified_at=entry.modified_at,
+        )
+        with self._lock:
+            self._lines.writelines(encode_files([named]))
+            self.files += 1
+            self.size_bytes += entry.size_bytes
+
+    def manifest_files(self, control: bytes) -> Iterator[ManifestFile]:
+        """The files as PostgreSQL's manifest lists them, and last ``pg_control`` as given."""
+        self._lines.seek(0)
+        for entry in decode_files(self._lines):
+            yield ManifestFile(
+                entry.name,
+                entry.size_bytes,
+                entry.modified_at or _EPOCH,
+                bytes.fromhex(entry.sha256),
+            )
+        digest = hashlib.sha256(control).digest()
+        now = datetime.now(UTC).replace(microsecond=0)
+        yield ManifestFile(os.fsencode(CONTROL_FILE), len(control), now, digest)
+        self._lines.seek(0, os.SEEK_END)
+
+    def scratch(self) -> BinaryIO:
+        """A further unlinked file beside it; the caller closes it."""
+        return tempfile.TemporaryFile(dir=self._directory)
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._lines.close()
+
+
+class BackupProgress(msgspec.Struct, frozen=True):
+    """How far a backup is. ``total_bytes`` is what the server estimates, 0 when it does not."""
+
+    phase: str
+    backup: str
+    files: int = 0
+    read_bytes: int = 0
+    stored_bytes: int = 0
+    total_bytes: int = 0
+    message: str = ""

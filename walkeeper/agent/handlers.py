@@ -1,0 +1,63 @@
+"""Every command that the agent's socket understands, and what answers it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from walkeeper.agent.backup_handler import BackupHandler
+from walkeeper.agent.cluster import ClusterService
+from walkeeper.agent.compose import Workshop
+from walkeeper.agent.control import ControlServer
+from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.fetch_handler import FetchHandler
+from walkeeper.agent.fetch_service import FetchPlaces, open_fetcher
+from walkeeper.agent.status_handler import StatusHandler
+from walkeeper.errors import PostgresUnavailable
+from walkeeper.repository.archive import Archive
+from walkeeper.services.fetcher import Fetcher
+
+_PUSH_DEADLINE_S: Final = 20.0
+"""Above every hook's own deadline; the hook is told the reason before it."""
+_STATUS_DEADLINE_S: Final = 10.0
+_GUARD_WAIT_S: Final = 3.0
+
+
+class Handlers:
+    """Builds the handlers and runs what they need in the background."""
+
+    def __init__(
+        self, shop: Workshop, archive: Archive, cluster: ClusterService, fetcher: Fetcher
+    ) -> None:
+        self._cluster = cluster
+        self._fetcher = fetcher
+        self._fetch = FetchHandler(fetcher)
+        self._backup = BackupHandler(shop, archive)
+        self._status = StatusHandler(shop, archive, cluster, fetcher)
+
+    @classmethod
+    async def open(cls, shop: Workshop, archive: Archive, cluster: ClusterService) -> Handlers:
+        """The handlers of an agent; loads the histories that this host has kept."""
+        state_dir = shop.config.agent.state_dir
+        places = FetchPlaces(state_dir, state_dir)
+        fetcher = await open_fetcher(archive, shop.pool, places, shop.config.fetch)
+        return cls(shop, archive, cluster, fetcher)
+
+    def register(self, control: ControlServer) -> None:
+        """Give the socket its commands."""
+        control.register("wal-push", self._push, deadline_s=_PUSH_DEADLINE_S)
+        control.register("wal-fetch", self._fetch, deadline_s=None)
+        control.register("backup", self._backup, deadline_s=None)
+        control.register("status", self._status, deadline_s=_STATUS_DEADLINE_S)
+
+    async def run(self) -> None:
+        """Serve what is fetched ahead; cancelled at the end."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._fetcher.run())
+
+    async def _push(self, request: Request) -> Reply:
+        if self._cluster.push is None:
+            await self._cluster.guard.require(wait_s=_GUARD_WAIT_S)
+        if self._cluster.push is None:
+            raise PostgresUnavailable("the agent is starting", hint="PostgreSQL asks again")
+        return await self._cluster.push(request)

@@ -1,0 +1,89 @@
+"""``walkeeper backup``: a base backup now."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from walkeeper.cli.exits import exit_codes
+from walkeeper.cli.main import Options, run
+
+if TYPE_CHECKING:
+    from walkeeper.agent.backup_handler import BackupReport
+    from walkeeper.services.backup_source import BackupProgress
+
+
+@click.command("backup", epilog=exit_codes(3, 11, 21))
+@click.option("--label", default="walkeeper", show_default=True, help="A name to tell it by.")
+@click.option(
+    "--spread",
+    is_flag=True,
+    help="Spread the checkpoint that opens the backup over time instead of making it at once.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.pass_obj
+def command(options: Options, label: str, *, spread: bool, as_json: bool) -> None:
+    """Take a base backup now: through the agent when it runs, alone otherwise.
+
+    The backup counts once its own WAL is in the archive too, so an agent must be archiving.
+    Damaged pages are named and end it with exit code 3; the backup is kept.
+    """
+    from walkeeper.cli.backup_progress import show_progress
+
+    with show_progress(quiet=as_json or not sys.stderr.isatty()) as progress:
+        report = run(lambda: _take(options, label, fast=not spread, progress=progress))
+    _show(report, as_json=as_json)
+    if report.damaged:
+        sys.exit(3)
+
+
+async def _take(
+    options: Options, label: str, *, fast: bool, progress: Callable[[BackupProgress], None]
+) -> BackupReport:
+    import msgspec
+
+    from walkeeper.agent.backup_handler import BackupReport, backup_service, report_of
+    from walkeeper.agent.compose import open_workshop
+    from walkeeper.agent.control_client import control_request
+    from walkeeper.services.backup_source import BackupProgress
+
+    config = options.load()
+    last: list[bytes] = []
+
+    def arrived(document: bytes) -> None:
+        last[:] = [document]
+        if b'"phase"' in document:
+            progress(msgspec.json.decode(document, type=BackupProgress))
+
+    fields = {"label": label, "fast": "1" if fast else "0"}
+    socket = config.agent.socket
+    reply = await control_request(socket, "backup", fields, timeout_s=None, on_progress=arrived)
+    if reply is not None:
+        reply.raise_failure()
+        return msgspec.json.decode(last[0], type=BackupReport)
+    async with open_workshop(config) as shop:
+        archive = await shop.archive(options.archive, probe=True)
+        return report_of(await backup_service(shop, archive, progress).take(label, fast=fast))
+
+
+def _show(report: BackupReport, *, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(report))
+        return
+    ratio = report.size_bytes / max(report.stored_bytes, 1)
+    click.echo(f"{report.backup} is complete")
+    click.echo(
+        f"  {report.files} files, {report.size_bytes / 2**20:,.1f} MiB, stored as "
+        f"{report.stored_bytes / 2**20:,.1f} MiB ({ratio:.1f} to 1)"
+    )
+    click.echo(f"  timeline {report.timeline}, WAL {report.start_lsn} to {report.stop_lsn}")
+    for reason in report.skipped:
+        click.echo(f"  left out: {reason}", err=True)
+    for path, blocks in report.damaged:
+        listed = ", ".join(map(str, blocks[:10])) + (" ..." if len(blocks) > 10 else "")
+        click.echo(f"  DAMAGED: {path}, block {listed}: its checksum does not hold", err=True)

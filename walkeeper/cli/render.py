@@ -1,0 +1,116 @@
+"""What commands print: text that reads well at 80 columns, colours on a terminal only.
+
+Everything goes to stdout; with ``--json`` that is one document and nothing else. Texts are never
+taken for markup: messages are full of brackets.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+_LABEL_WIDTH: Final = 13
+_MAX_WIDTH: Final = 100
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STYLES: Final = {
+    "ok": "green",
+    "warning": "yellow",
+    "skipped": "dim",
+    "change": "yellow",
+    "restart": "yellow",
+    "foreign": "red",
+    "failed": "bold red",
+}
+
+
+class Page:
+    """Prints a report line by line; ``console`` is for tests."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(file=sys.stdout, highlight=False, markup=False)
+        self._width = min(self._console.width, _MAX_WIDTH)
+
+    def heading(self, text: str) -> None:
+        """Begin a section, after an empty line."""
+        self._console.print()
+        self.line(text, style="bold")
+
+    def fact(self, label: str, text: str, *, style: str = "") -> None:
+        """One fact with its label; long texts continue below themselves."""
+        self._print(Text(f"{label:<{_LABEL_WIDTH}}", style="cyan"), text, style)
+
+    def more(self, text: str) -> None:
+        """Continue the fact above."""
+        self.fact("", text)
+
+    def item(self, mark: str, text: str, *, hint: str | None = None) -> None:
+        """One line of a list; the mark ("ok", "failed", ...) decides the colour."""
+        self._print(Text(f"  {mark:<8} ", style=_STYLES.get(mark, "")), text, "")
+        if hint:
+            self._print(Text(" " * 11), f"hint: {hint}", "dim")
+
+    def setting(self, mark: str, text: str) -> None:
+        """As `item`, on one line however long: to be copied."""
+        lead = Text(f"  {mark:<8} ", style=_STYLES.get(mark, ""))
+        self._console.print(lead + Text(text, style="default"), soft_wrap=True)
+
+    def line(self, text: str, *, style: str = "") -> None:
+        """One line that is never broken, to be copied."""
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+    def _print(self, lead: Text, text: str, style: str) -> None:
+        room = max(self._width - len(lead), 20)
+        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+        for number, line in enumerate(lines or [""]):
+            begin = lead if number == 0 else Text(" " * len(lead))
+            self._console.print(begin + Text(line, style=style), soft_wrap=True)
+
+
+def print_json(document: msgspec.Struct) -> None:
+    """The one document of a command that was given ``--json``."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+def size_text(size_bytes: int) -> str:
+    """``31.2 MiB``."""
+    size = float(size_bytes)
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            break
+        size /= 1024
+    return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def span_text(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``5 min``, ``3.2 h``, ``9.0 d``: how long something takes or took."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} d"
+
+
+def age_text(seconds: float) -> str:
+    """``5 min ago``; a clock that runs behind makes it ``in the future``."""
+    return f"{span_text(seconds)} ago" if seconds >= 0 else f"{span_text(-seconds)} in the future"
+
+
+def moment_text(moment: datetime) -> str:
+    """``2026-11-20 10:15:30Z``."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 backup``, ``2 backups``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

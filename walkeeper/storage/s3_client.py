@@ -1,7 +1,8 @@
-"""An aiobotocore client that sends each request once and never holds up the event loop."""
+"""An aiobotocore client that sends each request once and does not hold up the event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,26 +19,41 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
 
 _DEFAULT_REGION: Final = "us-east-1"  # what S3 look-alikes call themselves
-_WHOLE_BODY_BYTES: Final = 64 * 1024
+_LARGE_BODY_BYTES: Final = 512 * 1024  # aiohttp takes up to 1 MiB in one go
+_BLOCK_BYTES: Final = 128 * 1024
 _CONNECTIONS_PER_OPERATION: Final = 3  # two pieces in flight and a request beside them
 
 
 class _Session(AIOHTTPSession):  # type: ignore[misc]
-    """Sends large bodies in small steps, and every request once.
+    """Sends every request once, large bodies without a copy, small ones without asking first.
 
-    Handed over as a whole, 16 MiB are copied, and encrypted over TLS, in one step of the event
-    loop. aiohttp repeats a request by itself when a connection breaks; that is ours to decide.
+    botocore asks with ``Expect: 100-continue`` before any body. For a large one that is well: a
+    refusal (412, 503) comes before megabytes were sent in vain. For the rest it doubles the delay.
+    aiohttp repeats a request by itself when a connection breaks; that is ours to decide.
     """
 
     async def send(self, request: AWSPreparedRequest) -> Any:
-        if isinstance(request.body, bytes) and len(request.body) > _WHOLE_BODY_BYTES:
-            request.body = io.BytesIO(request.body)  # shares the bytes
+        if isinstance(request.body, io.BytesIO):
+            data = request.body.getvalue()  # the very bytes that were given; a copy as a BytesIO
+            if len(data) < _LARGE_BODY_BYTES:
+                request.body = data
+                del request.headers["Expect"]  # not part of what is signed; none is no error
+            else:
+                request.body = _in_blocks(data)  # type: ignore[assignment]
         return await super().send(request)
 
     async def _get_session(self, proxy_url: str | None) -> Any:
         session = await super()._get_session(proxy_url)
         session._retry_connection = False  # noqa: SLF001  # no public switch in aiohttp 3
         return session
+
+
+async def _in_blocks(data: bytes) -> AsyncIterator[memoryview]:
+    """Lets others have their turn while megabytes go out, and TLS encrypt them in small steps."""
+    view = memoryview(data)
+    for begin in range(0, len(data), _BLOCK_BYTES):
+        yield view[begin : begin + _BLOCK_BYTES]
+        await asyncio.sleep(0)  # a fast socket takes everything without a pause
 
 
 @asynccontextmanager
@@ -74,18 +90,8 @@ def _client_config(settings: StorageSettings) -> AioConfig:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={
-            "addressing_style": _addressing_style(settings),
+            "addressing_style": settings.addressing_style,
             # SHA-256 of 16 MiB would hold up the event loop; the MD5 is part of what is signed.
             "payload_signing_enabled": False,
         },
     )
-
-
-def _addressing_style(settings: StorageSettings) -> str:
-    if settings.addressing_style != "auto":
-        return settings.addressing_style
-    # Names below a look-alike's host name rarely resolve.
-    own_endpoint = (
-        settings.endpoint_url is not None and ".amazonaws.com" not in settings.endpoint_url
-    )
-    return "path" if own_endpoint else "auto"

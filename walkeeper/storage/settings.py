@@ -40,9 +40,9 @@ class StorageSettings:
     """One repository's URL and how to speak to it.
 
     ``url`` is ``s3://bucket[/prefix]`` or ``file:///path``. What is None comes from the usual AWS
-    chain (environment, profile, web identity, container, instance). ``addressing_style`` "auto" is
-    the bucket in the host name on AWS and in the path elsewhere. ``ca_file`` replaces the system's
-    trusted authorities.
+    chain (environment, profile, web identity, container, instance). ``addressing_style`` "auto"
+    puts the bucket into the path when there is an ``endpoint_url``, else into the host name.
+    ``ca_file`` replaces the system's trusted authorities.
 
     ``piece_size_bytes`` is one piece of a multipart upload: at least 5 MiB on most stores; an
     object has at most 10,000 pieces, so 8 MiB allow 78 GiB. ``max_concurrent`` bounds the

@@ -1,0 +1,382 @@
+"""What goes over the wire to S3 stores: how many requests, how addressed, signed and checked."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.fix_ceph import Ceph
+from tests.fix_proxy import HttpFaults
+from tests.fix_s3 import S3Server
+from walkeeper.errors import (
+    ConfigError,
+    ObjectExists,
+    ObjectNotFound,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+    WalkeeperError,
+)
+from walkeeper.storage.base import Capabilities
+from walkeeper.storage.retry import Retrier, RetryPolicy
+from walkeeper.storage.s3 import S3Storage
+from walkeeper.storage.settings import Secret, StorageSettings
+
+MIB = 1024 * 1024
+
+MakeFaults = Callable[[str | None], HttpFaults]
+
+
+@asynccontextmanager
+async def opened(
+    settings: StorageSettings, executor: ThreadPoolExecutor
+) -> AsyncIterator[S3Storage]:
+    storage = S3Storage(settings, executor, Retrier(RetryPolicy(deadline_s=10)))
+    try:
+        yield storage
+    finally:
+        await storage.aclose()
+
+
+async def pieces(*sizes: int) -> AsyncIterator[bytes]:
+    for number, size in enumerate(sizes):
+        yield bytes([number]) * size
+
+
+async def content(storage: S3Storage, name: str) -> bytes:
+    async with storage.read(name) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def test_each_operation_costs_the_requests_it_says(
+    ceph: S3Server, executor: ThreadPoolExecutor, http_faults: MakeFaults
+) -> None:
+    proxy = http_faults(ceph.endpoint_url)
+    settings = ceph.settings(ceph.new_bucket(), endpoint_url=proxy.url)
+    async with opened(settings, executor) as storage:
+
+        async def cost(work: Any) -> dict[str, int]:
+            proxy.forget()
+            await work
+            return dict(proxy.counts)
+
+        assert await cost(storage.put("segment", bytes(16 * MIB))) == {"PUT": 1}
+        assert await cost(storage.put_stream("small", pieces(1000))) == {"PUT": 1}
+        assert await cost(content(storage, "segment")) == {"GET": 1}
+        assert await cost(storage.head("segment")) == {"HEAD": 1}
+        assert await cost(storage.delete("segment")) == {"DELETE": 1}
+        assert await cost(storage.folders("")) == {"LIST": 1}
+        multipart = {"POST": 2, "PUT": 3, "HEAD": 1}
+        assert await cost(storage.put_stream("large", pieces(11 * MIB))) == multipart
+
+
+async def test_where_creates_are_not_conditional_the_name_is_asked_for_first(
+    rclone: S3Server, executor: ThreadPoolExecutor, http_faults: MakeFaults
+) -> None:
+    proxy = http_faults(rclone.endpoint_url)
+    settings = rclone.settings(rclone.new_bucket(), endpoint_url=proxy.url)
+    async with opened(settings, executor) as storage:
+        await storage.put("archive.json", b"{}")
+        assert storage.capabilities == Capabilities()
+        await storage.probe("archive.json", b"{}")
+        assert storage.capabilities == Capabilities(
+            conditional_put=False, conditional_multipart=False
+        )
+        proxy.forget()
+        await storage.put("one", b"1")
+        kinds = [seen.kind for seen in proxy.requests]
+        assert (kinds[0], kinds[-2], kinds[-1]) == ("HEAD", "PUT", "HEAD")
+        put = next(seen for seen in proxy.requests if seen.kind == "PUT")
+        assert "If-None-Match" not in put.headers
+        proxy.forget()
+        with pytest.raises(ObjectExists):
+            await storage.put("one", b"2")
+        assert proxy.counts == {"HEAD": 1}
+
+
+async def test_a_body_is_checked_by_its_md5_and_not_hashed_for_the_signature(
+    ceph: S3Server, executor: ThreadPoolExecutor, http_faults: MakeFaults
+) -> None:
+    proxy = http_faults(ceph.endpoint_url)
+    settings = ceph.settings(ceph.new_bucket(), endpoint_url=proxy.url)
+    async with opened(settings, executor) as storage:
+        await storage.put("one", b"content")
+        await storage.put_stream("two", pieces(6 * MIB))
+    puts = [seen for seen in proxy.requests if seen.kind == "PUT"]
+    assert len(puts) == 3
+    for put in puts:
+        assert put.headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
+        assert len(base64.b64decode(put.headers["Content-MD5"])) == 16
+        assert "content-md5" in put.headers["Authorization"]
+        assert ("Expect" in put.headers) == (put.size_bytes >= MIB / 2), "large bodies ask first"
+        assert not any("checksum" in name.lower() for name in put.headers)
+    digest = base64.b64encode(hashlib.md5(b"content").digest()).decode()
+    assert puts[0].headers["Content-MD5"] == digest
+    assert puts[0].headers["If-None-Match"] == "*"
+    completion = [seen for seen in proxy.requests if seen.kind == "POST"][-1]
+    assert completion.headers["If-None-Match"] == "*"
+
+
+async def test_a_body_that_was_damaged_on_the_way_is_refused_by_the_store(
+    ceph: S3Server, executor: ThreadPoolExecutor
+) -> None:
+    bucket = ceph.new_bucket()
+    with closing(ceph.client()) as client:
+        digest = base64.b64encode(hashlib.md5(b"what was sent").digest()).decode()
+        with pytest.raises(client.exceptions.ClientError) as caught:
+            client.put_object(Bucket=bucket, Key="k", Body=b"what came", ContentMD5=digest)
+    assert caught.value.response["Error"]["Code"] == "BadDigest"
+
+
+async def test_tls_is_verified_against_the_ca_file(
+    ceph: S3Server, executor: ThreadPoolExecutor
+) -> None:
+    bucket = ceph.new_bucket()
+    settings = ceph.settings(bucket, endpoint_url=ceph.tls_endpoint_url, ca_file=ceph.ca_file)
+    async with opened(settings, executor) as storage:
+        await storage.put("one", bytes(3 * MIB))
+        await storage.put_stream("two", pieces(6 * MIB))
+        assert await content(storage, "one") == bytes(3 * MIB)
+    async with opened(replace(settings, ca_file=None), executor) as storage:
+        with pytest.raises(StorageError) as caught:
+            await storage.head("one")
+    assert not caught.value.retryable
+    assert "ca_file" in (caught.value.hint or "")
+
+
+async def test_a_bucket_that_ignores_conditions_because_it_is_versioned_is_found_out(
+    ceph: S3Server, executor: ThreadPoolExecutor
+) -> None:
+    settings = ceph.settings(ceph.new_bucket(versioned=True))
+    async with opened(settings, executor) as storage:
+        await storage.put("archive.json", b"{}")
+        found = await storage.probe("archive.json", b"{}")
+        assert found == Capabilities(conditional_put=False, conditional_multipart=False)
+        with pytest.raises(ObjectExists):
+            await storage.put("archive.json", b"other")
+        assert await content(storage, "archive.json") == b"{}"
+
+
+async def test_a_probe_leaves_no_upload_behind(
+    moto: S3Server, ceph: S3Server, executor: ThreadPoolExecutor
+) -> None:
+    for server in (moto, ceph):
+        bucket = server.new_bucket()
+        async with opened(server.settings(bucket), executor) as storage:
+            await storage.put("archive.json", b"{}")
+            await storage.probe("archive.json", b"{}")
+        assert server.uploads_under_way(bucket) == []
+
+
+async def test_a_missing_bucket_is_not_a_missing_object(
+    ceph: S3Server, executor: ThreadPoolExecutor
+) -> None:
+    async with opened(ceph.settings("no-such-bucket"), executor) as storage:
+        for attempt in (
+            storage.head("one"),
+            content(storage, "one"),
+            storage.sync("one"),
+            storage.put("one", b"1"),
+            storage.folders(""),
+            storage.delete("one"),
+        ):
+            with pytest.raises(StorageError) as caught:
+                await attempt
+            assert not isinstance(caught.value, ObjectNotFound)
+            assert "NoSuchBucket" in str(caught.value)
+            assert "bucket" in (caught.value.hint or "")
+
+
+async def test_wrong_keys_are_denied_without_showing_them(
+    ceph: S3Server, executor: ThreadPoolExecutor
+) -> None:
+    settings = ceph.settings(ceph.new_bucket(), secret_access_key=Secret("planted-secret"))
+    async with opened(settings, executor) as storage:
+        for attempt in (storage.head("one"), storage.put("one", b"1"), storage.folders("")):
+            with pytest.raises(StorageDenied) as caught:
+                await attempt
+            assert "planted" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
+
+
+async def test_no_credentials_at_all_are_denied_with_a_hint(
+    ceph: S3Server, executor: ThreadPoolExecutor
+) -> None:
+    settings = ceph.settings("bucket-1", access_key_id=None, secret_access_key=None)
+    async with opened(settings, executor) as storage:
+        with pytest.raises(StorageDenied) as caught:
+            await storage.head("one")
+    assert caught.value.hint is not None
+
+
+async def test_credentials_come_from_the_environment_or_a_profile(
+    ceph: S3Server, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    chain = {"access_key_id": None, "secret_access_key": None}
+    settings = ceph.settings(ceph.new_bucket(), **chain)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key_id)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_access_key)
+        async with opened(settings, executor) as storage:
+            await storage.put("one", b"1")
+    (tmp_path / "credentials").write_text(
+        "[backup]\n"
+        f"aws_access_key_id = {ceph.access_key_id}\n"
+        f"aws_secret_access_key = {ceph.secret_access_key}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    async with opened(replace(settings, profile="backup"), executor) as storage:
+        assert await content(storage, "one") == b"1"
+    async with opened(replace(settings, profile="unknown"), executor) as storage:
+        with pytest.raises(ConfigError):
+            await storage.head("one")
+
+
+async def test_a_full_quota_is_full_not_denied(
+    ceph_cluster: Ceph, executor: ThreadPoolExecutor
+) -> None:
+    server = ceph_cluster.server
+    bucket = server.new_bucket()
+    ceph_cluster.set_quota(bucket, MIB)
+    async with opened(server.settings(bucket), executor) as storage:
+        with pytest.raises(StorageFull, match="QuotaExceeded"):
+            await storage.put("one", bytes(4 * MIB))
+
+
+async def test_the_session_token_is_sent(
+    executor: ThreadPoolExecutor, http_faults: MakeFaults
+) -> None:
+    proxy = http_faults(None)
+    settings = StorageSettings(
+        url="s3://bucket",
+        endpoint_url=proxy.url,
+        region="eu-central-1",
+        access_key_id="key",
+        secret_access_key=Secret("secret"),
+        session_token=Secret("planted-token"),
+    )
+    async with opened(settings, executor) as storage:
+        with pytest.raises(ObjectNotFound):
+            await content(storage, "one")
+    (seen,) = proxy.requests
+    assert seen.headers["X-Amz-Security-Token"] == "planted-token"
+    assert "/eu-central-1/s3/" in seen.headers["Authorization"]
+    assert seen.path == "/bucket/one"
+
+
+@pytest.mark.parametrize(
+    ("style", "endpoint", "host", "path"),
+    [
+        ("virtual", "http://s3.example.test", "bucket.s3.example.test", "/prefix/one"),
+        ("path", "http://s3.example.test", "s3.example.test", "/bucket/prefix/one"),
+        ("auto", "http://s3.example.test", "s3.example.test", "/bucket/prefix/one"),
+        ("virtual", "http://s3.eu-central-1.amazonaws.com", "bucket.s3.", "/prefix/one"),
+    ],
+)
+async def test_the_bucket_is_in_the_host_or_in_the_path(
+    executor: ThreadPoolExecutor,
+    http_faults: MakeFaults,
+    monkeypatch: pytest.MonkeyPatch,
+    style: str,
+    endpoint: str,
+    host: str,
+    path: str,
+) -> None:
+    proxy = http_faults(None)
+    monkeypatch.setenv("http_proxy", proxy.url)
+    settings = StorageSettings(
+        url="s3://bucket/prefix",
+        endpoint_url=endpoint,
+        addressing_style=style,  # type: ignore[arg-type]
+        access_key_id="key",
+        secret_access_key=Secret("secret"),
+    )
+    async with opened(settings, executor) as storage:
+        with pytest.raises(ObjectNotFound):
+            await content(storage, "one")
+    (seen,) = proxy.requests
+    assert seen.headers["Host"].startswith(host)
+    assert seen.path.endswith(path)
+    assert f"/bucket{path}" not in seen.path or not path.startswith("/prefix")
+
+
+async def test_virtual_hosts_work_with_a_store_that_has_them(
+    moto: S3Server,
+    executor: ThreadPoolExecutor,
+    http_faults: MakeFaults,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", http_faults(moto.endpoint_url).url)
+    endpoint = "http://s3.amazonaws.com"
+    settings = moto.settings(
+        moto.new_bucket(), "prefix", endpoint_url=endpoint, addressing_style="virtual"
+    )
+    async with opened(settings, executor) as storage:
+        await storage.put("one", b"content")
+        assert await content(storage, "one") == b"content"
+        assert [info.name async for info in storage.list_objects("")] == ["one"]
+
+
+async def test_an_object_in_a_cold_storage_class_is_named_as_frozen(
+    executor: ThreadPoolExecutor, http_faults: MakeFaults
+) -> None:
+    proxy = http_faults(None)
+    proxy.add(status=403, code="InvalidObjectState")
+    settings = _settings_for(proxy)
+    async with opened(settings, executor) as storage:
+        with pytest.raises(WalkeeperError) as caught:
+            await content(storage, "one")
+    assert type(caught.value).__name__ == "ObjectFrozen"
+    assert "cold" in (caught.value.hint or "")
+
+
+class Watch:
+    """How long the event loop was held up at most, in seconds."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.001)
+            self.longest_s = max(self.longest_s, loop.time() - before - 0.001)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_event_loop_stays_free_while_segments_are_written(
+    ceph: S3Server, executor: ThreadPoolExecutor, scheme: str
+) -> None:
+    endpoint = ceph.endpoint_url if scheme == "http" else ceph.tls_endpoint_url
+    settings = ceph.settings(ceph.new_bucket(), endpoint_url=endpoint, ca_file=ceph.ca_file)
+    segments = [bytes([number]) * (16 * MIB) for number in range(4)]
+    async with opened(settings, executor) as storage:
+        await storage.put("first", b"")
+        watch = Watch()
+        watching = asyncio.create_task(watch.run())
+        begin_s = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for number, segment in enumerate(segments):
+                group.create_task(storage.put(str(number), segment))
+        elapsed_s = time.monotonic() - begin_s
+        watching.cancel()
+    print(f"{scheme}: {64 / elapsed_s:.0f} MiB/s, held up {watch.longest_s * 1000:.0f} ms at most")
+    assert watch.longest_s < 0.25, "about 20 ms alone; this leaves room for a busy machine"
+
+
+def _settings_for(proxy: HttpFaults) -> StorageSettings:
+    return StorageSettings(
+        url="s3://bucket",
+        endpoint_url=proxy.url,
+        access_key_id="key",
+        secret_access_key=Secret("secret"),
+    )

@@ -1,0 +1,66 @@
+"""Counting what is asked of a store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from walkeeper.errors import ObjectExists, ObjectNotFound
+from walkeeper.storage.memory import MemoryStorage
+from walkeeper.storage.observe import ObservedStorage, StorageCounters
+
+
+async def test_requests_bytes_and_errors_are_counted_by_operation() -> None:
+    counters = StorageCounters()
+    storage = ObservedStorage(MemoryStorage(), counters)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"12345"
+
+    await storage.put("a/one", memoryview(b"123"))
+    await storage.put_stream("a/two", chunks())
+    with pytest.raises(ObjectExists):
+        await storage.put("a/one", b"other content")
+    with pytest.raises(ObjectNotFound):
+        await storage.head("three")
+    async with storage.read("a/two", offset=1) as content:
+        assert [chunk async for chunk in content] == [b"2345"]
+    with pytest.raises(ObjectNotFound):
+        async with storage.read("three"):
+            pass
+    assert [info.name async for info in storage.list_objects("")] == ["a/one", "a/two"]
+    await storage.folders("")
+    await storage.sync("a/one")
+    await storage.delete("a/one")
+
+    found = counters.statistics()
+    assert found.requests == {
+        "put": 2,
+        "put_stream": 1,
+        "head": 1,
+        "read": 2,
+        "list_objects": 1,
+        "folders": 1,
+        "sync": 1,
+        "delete": 1,
+    }
+    assert found.errors == {
+        ("put", "ObjectExists"): 1,
+        ("head", "ObjectNotFound"): 1,
+        ("read", "ObjectNotFound"): 1,
+    }
+    assert (found.bytes_written, found.bytes_read) == (8, 4)
+
+
+async def test_a_snapshot_does_not_change() -> None:
+    counters = StorageCounters()
+    storage = ObservedStorage(MemoryStorage(), counters)
+    before = counters.statistics()
+    await storage.put("one", b"1")
+    assert before.requests == {}
+    with pytest.raises(FrozenInstanceError):
+        before.bytes_read = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        before.requests["put"] = 1  # type: ignore[index]

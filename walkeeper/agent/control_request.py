@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from walkeeper.errors import UsageError, WalkeeperError
+from walkeeper.errors import UsageError, WalkeeperError, error_of
 from walkeeper.hooks import wire
 
 _MAX_DESCRIPTORS = 1
@@ -49,6 +49,11 @@ class Reply:
     def of_error(cls, error: WalkeeperError) -> Self:
         """The failure that an error of ours stands for, its exit code and hint kept."""
         return cls.failed(error.message, hint=error.hint or "", exit_code=error.exit_code)
+
+    def raise_failure(self) -> None:
+        """Raise what failed, as the agent told it, its exit code kept; nothing for ``ok``."""
+        if self.status == wire.FAILED:
+            raise error_of(self.exit_code, self.message, self.hint)
 
     def encode(self) -> bytes:
         """The reply's frame; over-long texts are cut."""

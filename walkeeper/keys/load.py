@@ -56,6 +56,15 @@ def decode_key_text(data: bytes, source: str) -> str:
         raise KeyUnavailable(f"{source}: not a key file") from None
 
 
+def require_free(*paths: Path) -> None:
+    """Raise `UsageError` when one of the paths is taken: asked before the first key is written."""
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            raise UsageError(
+                f"{path} exists, and a key is never overwritten", hint="choose another file"
+            )
+
+
 def create_key_file(path: Path, text: str) -> None:
     """Write a new key file that only its owner can read, durably; never overwrites.
 

@@ -166,8 +166,10 @@ class FetchBench:
         assert len(content) == outcome.size_bytes
         return content
 
-    async def fetch_history(self, timeline: int, mode: str = "recovery") -> bytes | None:
-        return await self.fetch(TimelineHistoryFile(timeline), mode)
+    async def fetch_history(
+        self, timeline: int, mode: str = "recovery", **facts: object
+    ) -> bytes | None:
+        return await self.fetch(TimelineHistoryFile(timeline), mode, **facts)
 
 
 async def put_object(archive: Archive, name: ObjectName, content: bytes) -> None:

@@ -48,6 +48,16 @@ async def test_a_timeline_above_everything_stored_is_absent(bench: FetchBench, m
 
 
 @pytest.mark.parametrize("mode", MODES)
+async def test_timeline_1_has_no_history_which_a_promotion_asks_for_also_in_an_outage(
+    bench: FetchBench, mode: str
+) -> None:
+    await bench.put_history(2, (1, lsn_in(5)))
+    assert await bench.fetch_history(1, mode) is None
+    bench.storage.fail_all = StorageUnavailable("connection refused")
+    assert await bench.fetch_history(1, mode) is None
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("timeline", [2, 3])
 async def test_a_timeline_with_wal_but_no_history_is_in_use(
     bench: FetchBench, mode: str, timeline: int
@@ -152,6 +162,20 @@ async def test_in_an_outage_a_standby_is_told_absent_only_above_all_that_is_know
         with pytest.raises(StorageUnavailable):
             await other.fetch_history(5, "recovery")
         other.storage.fail_all = None
+
+
+async def test_a_standby_does_not_wait_long_for_an_archive_that_does_not_answer(
+    bench: FetchBench,
+) -> None:
+    await bench.put_history(3, (1, lsn_in(5)), (2, lsn_in(6)))
+    await bench.history.refresh()
+    bench.storage.delay_s = 60
+    for mode in ("recovery", "standby"):
+        rebuilt = await bench.fetch_history(2, mode, timeout_s=0.1)
+        assert rebuilt is not None
+    assert await bench.fetch_history(4, "standby", timeout_s=0.1) is None
+    with pytest.raises(StorageUnavailable):
+        await bench.fetch_history(4, "recovery", timeout_s=0.1)
 
 
 async def test_a_number_that_was_seen_stays_in_use_when_its_objects_are_gone(

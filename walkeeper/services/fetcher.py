@@ -54,13 +54,15 @@ class FetchSettings:
 
     A hole is looked at ``hole_attempts`` times, ``hole_pause_s`` apart: uploads run in parallel,
     so the missing segment may be about to become durable. Histories are looked for every
-    ``history_refresh_s``, so that an outage finds them on this host.
+    ``history_refresh_s``, so that an outage finds them on this host, and a standby's probe waits
+    for the archive at most ``probe_patience_s``: a promotion asks several times.
     """
 
     prefetch: PrefetchSettings = field(default_factory=PrefetchSettings)
     hole_attempts: int = 3
     hole_pause_s: float = 1.0
     history_refresh_s: float = 60.0
+    probe_patience_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,11 @@ class Fetcher:
     async def _serve(self, request: FetchRequest, out: FetchFile) -> int | None:
         match request.wal:
             case TimelineHistoryFile(timeline):
-                return await self._write(await self._history.answer(timeline), out)
+                patience_s = request.timeout_s / 2  # then what is known here may still answer
+                if request.standby:
+                    patience_s = min(patience_s, self._settings.probe_patience_s)
+                content = await self._history.answer(timeline, patience_s=patience_s)
+                return await self._write(content, out)
             case BackupHistoryFile() as wal:
                 return await self._write(await self._read_small(wal), out)
             case PartialSegment() as wal:

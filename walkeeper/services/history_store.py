@@ -29,6 +29,7 @@ from walkeeper.errors import (
     NoSuchSegment,
     ObjectNotFound,
     StorageError,
+    StorageUnavailable,
     WalkeeperError,
 )
 from walkeeper.repository.archive import Archive
@@ -97,21 +98,21 @@ class HistoryStore:
         without_content = (seen for seen in self._seen if seen not in self._contents)
         await self._list_from(min((seen for seen in without_content if seen > 1), default=None))
 
-    async def answer(self, timeline: int) -> bytes | None:
+    async def answer(self, timeline: int, *, patience_s: float) -> bytes | None:
         """The history file for a probe, or None: nothing of this timeline or above exists.
 
         A file that is not stored is rebuilt from a higher timeline's, which names its ancestors.
-        Raises StorageError when the archive cannot tell and nothing here does, NoSuchSegment for a
-        timeline in use whose history is nowhere, IntegrityError, WrongKey.
+        Raises StorageError when the archive does not tell in that time and nothing here does,
+        NoSuchSegment for a timeline in use whose history is nowhere, IntegrityError, WrongKey.
         """
-        known = self._contents.get(timeline)
-        if known is not None:
-            return known
+        if timeline == 1:
+            # It has none (timeline.c, readTimeLineHistory), and yet a promotion asks for its
+            # parent's, whichever that is (writeTimeLineHistory).
+            return None
+        if timeline in self._contents:
+            return self._contents[timeline]
         try:
-            content = await self._fetch(timeline)
-            if content is not None:
-                return content
-            await self._list_from(timeline)
+            await self._ask(timeline, patience_s)
         except StorageError:
             rebuilt = self._rebuilt(timeline)
             if rebuilt is None:
@@ -123,6 +124,18 @@ class HistoryStore:
         if content is None:
             raise _nowhere(timeline)
         return content
+
+    async def _ask(self, timeline: int, patience_s: float) -> None:
+        scope = asyncio.timeout(patience_s)
+        try:
+            async with scope:
+                if await self._fetch(timeline) is None:
+                    await self._list_from(timeline)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            name = TimelineHistoryFile(timeline)
+            raise StorageUnavailable(f"{name}: no answer within {patience_s:g} s") from error
 
     def is_above_all_known(self, timeline: int) -> bool:
         """Whether this host knows the timelines of the archive and this one is above them all."""
@@ -159,7 +172,7 @@ class HistoryStore:
 
     def _derived(self, timeline: int) -> TimelineHistory | None:
         for higher in sorted(self._contents):
-            if higher > timeline > 1:
+            if higher > timeline:
                 history = parse_history(higher, self._contents[higher])
                 if history.contains(timeline):
                     return history.derive(timeline)

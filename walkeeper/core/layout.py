@@ -34,6 +34,9 @@ _WAL_SEGMENT: Final = re.compile(
     rf"(?:\.(?P<offset>{_HEX8})\.backup|\.partial\.(?P<content>[0-9a-f]{{16}}))?\.zst\.age"
 )
 _WAL_HISTORY: Final = re.compile(rf"wal/({_HEX8})\.history\.zst\.age")
+_TAIL: Final = re.compile(
+    rf"tail/({_HEX8}{_HEX8}{_HEX8})/(?P<merged>merged-)?(?P<offset>{_HEX8})\.zst\.age"
+)
 _BACKUP_FILE: Final = re.compile(
     r"backups/(?P<id>[^/]+)/(?:(?P<fixed>start\.json|summary\.json|manifest\.json\.zst\.age)"
     r"|data/(?:(?P<oid>[1-9][0-9]*)/)?(?P<part>[0-9]{5})\.tar(?P<files>\.files\.jsonl)?\.zst\.age)"
@@ -54,6 +57,25 @@ class CutOffSegment:
 
 
 StoredWal = WalSegment | CutOffSegment | BackupHistoryFile | TimelineHistoryFile
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TailLink:
+    """A range of bytes of a growing segment, from offset ``begin``; its end is in its header."""
+
+    segment: WalSegment
+    begin: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MergedTail:
+    """Everything of a growing segment up to offset ``end``, in one object."""
+
+    segment: WalSegment
+    end: int
+
+
+StoredTail = TailLink | MergedTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +135,53 @@ def timeline_end(timeline: int) -> str:
     return f"wal/{timeline:08X}0"
 
 
+def tail_prefix(segment: WalSegment) -> str:
+    """The folder of a growing segment's tail."""
+    return f"{TAIL_PREFIX}{segment}/"
+
+
+def merged_tail_prefix(segment: WalSegment) -> str:
+    """Where the names of a segment's merged tails begin; they sort behind those of its links."""
+    return f"{tail_prefix(segment)}merged-"
+
+
+def tail_object(tail: StoredTail) -> ObjectName:
+    """Where a piece of a tail is stored."""
+    if isinstance(tail, MergedTail):
+        return ObjectName(f"{merged_tail_prefix(tail.segment)}{tail.end:08X}{_SEALED}")
+    return ObjectName(f"{tail_prefix(tail.segment)}{tail.begin:08X}{_SEALED}")
+
+
+def tail_links_after(segment: WalSegment, offset: int) -> str:
+    """Where a listing of the links begins that start at ``offset`` or behind it."""
+    return f"{tail_prefix(segment)}{offset:08X}"
+
+
+def parse_tail_object(name: str) -> StoredTail | None:
+    """What a stored piece of a tail is, or None when the name is not one of ours."""
+    match = _TAIL.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        segment = WalSegment.parse(match[1])
+    except ValueError:
+        return None
+    offset = int(match["offset"], 16)
+    return MergedTail(segment, offset) if match["merged"] else TailLink(segment, offset)
+
+
+def parse_tail_folder(name: str) -> WalSegment | None:
+    """The segment of a folder ``tail/<segment>/``, or None."""
+    if not name.startswith(TAIL_PREFIX) or not name.endswith("/"):
+        return None
+    try:
+        return WalSegment.parse(name.removeprefix(TAIL_PREFIX).removesuffix("/"))
+    except ValueError:
+        return None
+
+
 WAL_PREFIX: Final = "wal/"
+TAIL_PREFIX: Final = "tail/"
 BACKUPS_PREFIX: Final = "backups/"
 FORMAT_PREFIX: Final = "format/"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,6 +54,58 @@ class StoredDigest:
 
     size_bytes: int
     sha256: str
+
+
+class Content:
+    """The blocks of an object's content, to be iterated once.
+
+    They may be used for good only after the iteration has ended without an error: a cut or a
+    change is sometimes noticed no earlier than at the end. ``frames`` is filled then.
+    """
+
+    def __init__(
+        self,
+        name: ObjectName,
+        chunks: AsyncIterator[bytes],
+        opener: Opener,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.frames: tuple[bytes, ...] = ()
+        """What was stored behind the content; known at the end."""
+        self._name = name
+        self._opener = opener
+        self._pool = pool
+        self._blocks = self._read(chunks)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._blocks
+
+    async def aclose(self) -> None:
+        """Stop iterating."""
+        await self._blocks.aclose()
+
+    async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        loop = asyncio.get_running_loop()
+        head = b""
+        header = None
+        while header is None:
+            chunk = await anext(chunks, b"")
+            head += chunk
+            header = self._opener.read_header(self._name, head, complete=not chunk)
+        reader = await loop.run_in_executor(self._pool, self._opener.open, header)
+        block: bytes | memoryview | None = memoryview(head)[header.size_bytes :]
+        while block is not None:
+            async for piece in self._pull(reader.feed(block)):
+                yield piece
+            block = await anext(chunks, None)
+        async for piece in self._pull(reader.finish()):
+            yield piece
+        self.frames = reader.frames
+
+    async def _pull(self, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        while (piece := await loop.run_in_executor(self._pool, next, blocks, None)) is not None:
+            yield piece
 
 
 class Archive:
@@ -152,38 +204,19 @@ class Archive:
     @asynccontextmanager
     async def open(
         self, name: ObjectName, *, expected: StoredDigest | None = None
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    ) -> AsyncIterator[Content]:
         """The content of an object as it is decrypted and decompressed, in blocks.
 
-        The bytes may be used for good only after the iteration has ended without an error: a cut
-        or a change is sometimes noticed no earlier than at the end. With ``expected`` the stored
-        bytes must have that size and digest. Raises IntegrityError, WrongKey, ObjectNotFound and
-        what storage raises.
+        With ``expected`` the stored bytes must have that size and digest. Raises IntegrityError,
+        WrongKey, ObjectNotFound and what storage raises, the first of them while iterating too.
         """
         async with self.storage.read(self.path(name)) as chunks:
             checked = chunks if expected is None else self._compared(name, chunks, expected)
-            yield self._plaintext(name, checked)
-
-    async def _plaintext(
-        self, name: ObjectName, chunks: AsyncIterator[bytes]
-    ) -> AsyncIterator[bytes]:
-        loop = asyncio.get_running_loop()
-        head = b""
-        header = None
-        while header is None:
-            chunk = await anext(chunks, b"")
-            head += chunk
-            header = self.opener.read_header(name, head, complete=not chunk)
-        reader = await loop.run_in_executor(self._pool, self.opener.open, header)
-        block: bytes | memoryview | None = memoryview(head)[header.size_bytes :]
-        while block is not None:
-            blocks = reader.feed(block)
-            while (piece := await loop.run_in_executor(self._pool, next, blocks, None)) is not None:
-                yield piece
-            block = await anext(chunks, None)
-        blocks = reader.finish()
-        while (piece := await loop.run_in_executor(self._pool, next, blocks, None)) is not None:
-            yield piece
+            content = Content(name, checked, self.opener, self._pool)
+            try:
+                yield content
+            finally:
+                await content.aclose()
 
     async def _compared(
         self, name: ObjectName, chunks: AsyncIterator[bytes], expected: StoredDigest

@@ -27,6 +27,7 @@ _STYLES: Final = {
     "restart": "yellow",
     "foreign": "red",
     "failed": "bold red",
+    "problem": "bold red",
 }
 
 

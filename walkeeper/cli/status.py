@@ -1,0 +1,131 @@
+"""``walkeeper status``: health at a glance."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from walkeeper.cli.exits import exit_codes
+from walkeeper.cli.main import Options, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from walkeeper.agent.compose import Workshop
+    from walkeeper.cli.status_report import StatusReport
+    from walkeeper.errors import WalkeeperError
+    from walkeeper.services.agent_status import AgentStatus
+
+_AGENT_TIMEOUT_S = 10.0
+
+
+@click.command("status", epilog=exit_codes(3))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.pass_obj
+def command(options: Options, *, as_json: bool) -> None:
+    """Show the health of the archive at a glance.
+
+    Asks the agent, where one runs, and the repository. Ends with 0 when all is well and with 3 when
+    something needs attention, which includes an agent that does not run although [cluster] dsn is
+    set.
+    """
+    from walkeeper.cli.render import Page, print_json
+    from walkeeper.cli.status_report import show
+
+    report, problem = run(lambda: _status(options))
+    if as_json:
+        print_json(report)
+    else:
+        show(Page(), report)
+    if problem is not None:
+        raise problem
+    if not report.healthy:
+        sys.exit(3)
+
+
+async def ask_agent(socket: Path) -> AgentStatus | None:
+    """What the agent says of itself, None when none listens.
+
+    Raises WalkeeperError when one listens that cannot be asked.
+    """
+    from walkeeper.agent.control_client import control_request
+    from walkeeper.services.agent_status import decode_agent_status
+
+    reply = await control_request(socket, "status", {}, timeout_s=_AGENT_TIMEOUT_S)
+    if reply is None:
+        return None
+    reply.raise_failure()
+    return decode_agent_status(reply.message)
+
+
+async def _status(options: Options) -> tuple[StatusReport, WalkeeperError | None]:
+    """The report, and what kept the repository from being part of it."""
+    from walkeeper.agent.compose import open_workshop
+    from walkeeper.errors import WalkeeperError
+
+    config = options.load()
+    agent, trouble = None, None
+    try:
+        agent = await ask_agent(config.agent.socket)
+    except WalkeeperError as error:
+        trouble = error.message
+    if agent is None and trouble is None and config.cluster.dsn is not None:
+        trouble = f"no agent answers on {config.agent.socket}"
+    async with open_workshop(config) as shop:
+        return await _look(options, shop, agent, trouble)
+
+
+async def _look(
+    options: Options,
+    shop: Workshop,
+    agent: AgentStatus | None,
+    trouble: str | None,
+) -> tuple[StatusReport, WalkeeperError | None]:
+    from walkeeper import __version__
+    from walkeeper.cli.status_report import FindingRow, StatusReport, repository_status
+    from walkeeper.errors import StorageError
+    from walkeeper.services.status import Inspection
+    from walkeeper.services.status_findings import (
+        Finding,
+        find_agent_problems,
+        find_archive_problems,
+        find_notices,
+    )
+
+    findings: list[Finding] = []
+    if trouble is not None:
+        findings.append(
+            Finding(f"nothing is archived from here: {trouble}", "systemctl start walkeeper")
+        )
+    archive, health, problem = None, None, None
+    try:
+        archive = await shop.archive(options.archive)
+        health = await Inspection(archive, shop.backups(archive)).run()
+    except StorageError as error:
+        problem = error
+        findings.append(Finding(f"the repository cannot be read: {error.message}", error.hint))
+    now = datetime.now(UTC)
+    if agent is not None:
+        known = agent.archive if archive is None else archive.record.archive
+        findings += find_agent_problems(agent, known)
+    found = None
+    if archive is not None and health is not None:
+        findings += find_archive_problems(health, agent)
+        found = repository_status(archive.record, health, now)
+    report = StatusReport(
+        version=__version__,
+        checked_at=now,
+        repository=shop.storage.url,
+        folder=None if archive is None else archive.folder,
+        healthy=not findings,
+        agent=agent,
+        agent_problem=trouble,
+        repository_status=found,
+        repository_problem=None if problem is None else problem.message,
+        findings=tuple(FindingRow(what=one.what, hint=one.hint) for one in findings),
+        notices=tuple(find_notices(health, agent)),
+    )
+    return report, problem

@@ -1,0 +1,225 @@
+"""What ``status`` says, on a terminal and as JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from walkeeper.cli.render import Page, age_text, counted, moment_text, size_text, span_text
+from walkeeper.core.backup import BackupFacts
+from walkeeper.repository.records import ArchiveRecord
+from walkeeper.services.agent_status import AgentStatus
+from walkeeper.services.status import ArchiveHealth, RecoverableWindow
+
+
+class LastBackup(msgspec.Struct, frozen=True, kw_only=True):
+    """The backup with the highest stop LSN."""
+
+    id: str
+    timeline: int
+    stop_lsn: str
+    stopped_at: datetime
+    age_s: float
+    size_bytes: int
+    stored_bytes: int
+    damaged_pages: int
+
+
+class WindowRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Every moment between is recoverable; ``last_stored_at`` is when its last segment came.
+
+    ``missing`` and ``stranded`` name segments, or ranges of them ("A to B"): what is missing
+    behind the end, and the later WAL that no recovery reaches from here.
+    """
+
+    timeline: int
+    begin_lsn: str
+    begin_at: datetime
+    end_lsn: str
+    last_segment: str
+    last_stored_at: datetime | None
+    backups: tuple[str, ...]
+    missing: tuple[str, ...]
+    stranded: tuple[str, ...]
+
+
+class RepositoryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the repository's listings say of the archive."""
+
+    archive: str
+    system_identifier: str
+    segment_size: int
+    created: datetime
+    backups: int
+    unfinished_backups: int
+    last_backup: LastBackup | None
+    windows: tuple[WindowRow, ...]
+    cut_off_segments: int
+
+
+class FindingRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that needs attention, and the next step."""
+
+    what: str
+    hint: str | None
+
+
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The document of ``status --json``.
+
+    ``agent`` is null where none answered (``agent_problem`` says why, where one should), and
+    ``repository_status`` where the repository could not be read (``repository_problem``).
+    ``healthy`` is true when there is no finding; ``notices`` need nobody.
+    """
+
+    version: str
+    checked_at: datetime
+    repository: str
+    folder: str | None
+    healthy: bool
+    agent: AgentStatus | None
+    agent_problem: str | None
+    repository_status: RepositoryStatus | None
+    repository_problem: str | None
+    findings: tuple[FindingRow, ...]
+    notices: tuple[str, ...]
+
+
+def repository_status(
+    record: ArchiveRecord, health: ArchiveHealth, now: datetime
+) -> RepositoryStatus:
+    """The health of an archive as a part of the document."""
+    return RepositoryStatus(
+        archive=record.archive,
+        system_identifier=record.system_identifier,
+        segment_size=record.segment_size,
+        created=record.created,
+        backups=len(health.backups),
+        unfinished_backups=len(health.unfinished),
+        last_backup=_last_backup(health.backups[-1], now) if health.backups else None,
+        windows=tuple(_window_row(window, health) for window in health.windows),
+        cut_off_segments=len(health.cut_off),
+    )
+
+
+def _last_backup(facts: BackupFacts, now: datetime) -> LastBackup:
+    return LastBackup(
+        id=facts.id,
+        timeline=facts.timeline,
+        stop_lsn=facts.stop_lsn,
+        stopped_at=facts.stopped_at,
+        age_s=round((now - facts.stopped_at).total_seconds(), 1),
+        size_bytes=facts.size_bytes,
+        stored_bytes=facts.stored_bytes,
+        damaged_pages=facts.checksum_findings,
+    )
+
+
+def _window_row(window: RecoverableWindow, health: ArchiveHealth) -> WindowRow:
+    return WindowRow(
+        timeline=window.timeline,
+        begin_lsn=str(window.begin),
+        begin_at=window.begin_at,
+        end_lsn=str(window.end),
+        last_segment=str(window.last),
+        last_stored_at=window.stored_at,
+        backups=window.backups,
+        missing=tuple(part.named(health.size) for part in window.missing),
+        stranded=tuple(part.named(health.size) for part in window.stranded),
+    )
+
+
+def show(page: Page, report: StatusReport) -> None:
+    """The report for a reader: what is there, then what needs attention."""
+    page.fact("repository", report.repository)
+    found = report.repository_status
+    if found is not None:
+        page.fact("archive", f"{report.folder}, since {moment_text(found.created)}")
+        page.more(
+            f"cluster {found.system_identifier}, WAL segments of {size_text(found.segment_size)}"
+        )
+    _show_agent(page, report)
+    if found is not None:
+        _show_last_backup(page, found)
+        _show_windows(page, report, found)
+    if report.findings:
+        page.heading("Findings")
+        for finding in report.findings:
+            page.item("problem", finding.what, hint=finding.hint)
+    if report.notices:
+        page.heading("Notices")
+        for notice in report.notices:
+            page.item("-", notice)
+    page.heading("healthy" if report.healthy else counted(len(report.findings), "finding"))
+
+
+def _show_agent(page: Page, report: StatusReport) -> None:
+    agent = report.agent
+    if agent is None:
+        page.fact("agent", report.agent_problem or "not running on this host")
+        return
+    page.fact(
+        "agent",
+        f"running for {span_text(agent.uptime_s)}, version {agent.version}, process {agent.pid}",
+    )
+    source = agent.source
+    page.fact(
+        "server",
+        f"{source.data_directory}, timeline {source.timeline}"
+        if source.verified
+        else f"not recognised: {source.reason}",
+    )
+    archiving = agent.archiving
+    if archiving is not None:
+        page.fact("RPO now", span_text(archiving.rpo_s))
+        oldest = f", the oldest {archiving.oldest_waiting}" if archiving.oldest_waiting else ""
+        page.fact("backlog", f"{counted(archiving.backlog, 'file')} waiting{oldest}")
+        page.fact("archived", _archived_text(agent))
+    fetch = agent.fetch
+    if fetch.fetched or fetch.errors or fetch.absent:
+        page.fact(
+            "fetched",
+            f"{counted(fetch.fetched, 'file')} ({fetch.from_prefetch} prefetched), {fetch.absent}"
+            f" absent, {counted(fetch.errors, 'error')}, {counted(fetch.holes, 'hole')}",
+        )
+
+
+def _archived_text(agent: AgentStatus) -> str:
+    archiving = agent.archiving
+    assert archiving is not None
+    text = f"{counted(archiving.archived, 'file')} since its start"
+    if archiving.failed:
+        text += f", {counted(archiving.failed, 'failed attempt')}"
+    if archiving.last_archived is not None and archiving.last_archived_age_s is not None:
+        text += f"; last {archiving.last_archived}, {age_text(archiving.last_archived_age_s)}"
+    return text
+
+
+def _show_last_backup(page: Page, found: RepositoryStatus) -> None:
+    last = found.last_backup
+    if last is None:
+        page.fact("last backup", "none")
+        return
+    page.fact("last backup", f"{last.id}, {age_text(last.age_s)}")
+    page.more(f"{size_text(last.size_bytes)}, stored as {size_text(last.stored_bytes)}")
+    page.more(f"{counted(found.backups, 'backup')} in all")
+
+
+def _show_windows(page: Page, report: StatusReport, found: RepositoryStatus) -> None:
+    if not found.windows:
+        return
+    page.heading("Recoverable, without a gap")
+    for window in found.windows:
+        page.line(
+            f"  timeline {window.timeline}: from {moment_text(window.begin_at)} "
+            f"({window.begin_lsn}) to {window.end_lsn}"
+        )
+        last = f"last segment {window.last_segment}"
+        if window.last_stored_at is not None:
+            age = (report.checked_at - window.last_stored_at).total_seconds()
+            last += f", stored {age_text(max(age, 0.0))}"
+        page.item("", f"{counted(len(window.backups), 'backup')}; {last}")
+        if window.missing:
+            page.item("", f"then missing: {', '.join(window.missing)}")
+            page.item("", f"stranded behind it: {', '.join(window.stranded)}")

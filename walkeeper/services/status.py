@@ -1,0 +1,171 @@
+"""How an archive is doing: what can be recovered from it, from its listings alone.
+
+Nothing is opened but summaries and timeline histories, and these only where an identity is at
+hand: without one each timeline is looked at by itself, which may show less than is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from walkeeper.core.archive_view import ArchiveView, branches
+from walkeeper.core.backup import BackupFacts
+from walkeeper.core.coverage import Path, Window, recoverable_windows
+from walkeeper.core.layout import wal_object
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.segment_set import SegmentRange
+from walkeeper.core.timeline import TimelineHistory
+from walkeeper.core.wal import SegmentSize, WalSegment
+from walkeeper.errors import ObjectNotFound, TargetUnreachable
+from walkeeper.repository.archive import Archive
+from walkeeper.repository.backups import BackupStore, ListedBackup
+from walkeeper.services.archive_listing import ArchiveListing, Survey
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverableWindow:
+    """Every moment from ``begin`` (a backup's end, reached at ``begin_at``) to ``end``.
+
+    ``backups`` are those that lead to its end. ``missing`` are the segments behind it where there
+    is later WAL, ``stranded`` that later WAL, which no recovery reaches from here.
+    ``last`` is its last segment, ``stored_at`` when the store took that.
+    """
+
+    timeline: int
+    begin: Lsn
+    begin_at: datetime
+    end: Lsn
+    backups: tuple[str, ...]
+    last: WalSegment
+    stored_at: datetime | None
+    missing: tuple[SegmentRange, ...]
+    stranded: tuple[SegmentRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveHealth:
+    """What the listings of an archive say.
+
+    ``backups`` are in the order of their stop LSN; ``unusable`` are those whose own WAL is not all
+    there; ``problems`` are sentences about timelines; ``histories_read`` is False where they exist
+    and this host has no identity to read them.
+    """
+
+    size: SegmentSize
+    backups: tuple[BackupFacts, ...]
+    unreadable: tuple[ListedBackup, ...]
+    unusable: tuple[str, ...]
+    unfinished: tuple[str, ...]
+    windows: tuple[RecoverableWindow, ...]
+    cut_off: tuple[WalSegment, ...]
+    problems: tuple[str, ...]
+    histories_read: bool
+
+
+class Inspection:
+    """Looks at one archive."""
+
+    def __init__(self, archive: Archive, backups: BackupStore) -> None:
+        self._archive = archive
+        self._backups = backups
+        self._listing = ArchiveListing(archive, backups)
+
+    async def run(self) -> ArchiveHealth:
+        """List and judge. Raises what storage raises, and WrongKey."""
+        can_open = self._archive.opener.can_open
+        survey = await self._listing.survey(read_histories=can_open)
+        unread = not can_open and any(timeline > 1 for timeline in survey.first)
+        if unread:
+            survey = _each_by_itself(survey)
+        problems = [f"{error.message}" for _, error in sorted(survey.damaged.items())]
+        found, cut_off = await self._windows(survey, problems)
+        usable = {str(window.backup) for window in found if window.usable}
+        unfinished = [str(one.backup) async for one in self._backups.unfinished()]
+        return ArchiveHealth(
+            size=survey.size,
+            backups=survey.backups,
+            unreadable=survey.unreadable,
+            unusable=tuple(one.id for one in survey.backups if one.id not in usable),
+            unfinished=tuple(unfinished),
+            windows=tuple([await self._timed(one) for one in _merge(found, survey)]),
+            cut_off=cut_off,
+            problems=tuple(problems),
+            histories_read=not unread,
+        )
+
+    async def _windows(
+        self, survey: Survey, problems: list[str]
+    ) -> tuple[list[Window], tuple[WalSegment, ...]]:
+        """The windows of every branch, and the segments that are only there cut off.
+
+        What stands in the way of looking goes to ``problems``.
+        """
+        start = min((backup.start for backup in survey.backups), default=None)
+        if start is None or not survey.first:
+            return [], ()
+        view = survey.view()
+        newest = _find_path(view, max(view.timelines), problems)
+        listed = await self._listing.wal(survey, newest or (), start)
+        cut_off = listed.cut_off()
+        complete = ArchiveView(listed.holdings(), view.backups, view.histories)
+        windows: list[Window] = []
+        for branch in branches(complete):
+            path = _find_path(view, branch.timeline, problems)
+            if path is None:
+                continue
+            if path != newest:
+                listed = await self._listing.wal(survey, path, start)
+            windows += recoverable_windows(listed.holdings(), survey.backups, [path])
+        return windows, cut_off
+
+    async def _timed(self, window: RecoverableWindow) -> RecoverableWindow:
+        try:
+            info = await self._archive.storage.head(self._archive.path(wal_object(window.last)))
+        except ObjectNotFound:
+            return window  # expired since it was listed
+        return replace(window, stored_at=info.modified_at)
+
+
+def _each_by_itself(survey: Survey) -> Survey:
+    """The survey with every timeline as if it had no ancestors."""
+    alone = {timeline: TimelineHistory(timeline) for timeline in survey.first if timeline > 1}
+    return replace(survey, histories=alone)
+
+
+def _find_path(view: ArchiveView, timeline: int, problems: list[str]) -> Path | None:
+    try:
+        return view.path_to(timeline)
+    except TargetUnreachable as error:
+        if error.message not in problems:
+            problems.append(error.message)
+        return None
+
+
+def _merge(windows: Iterable[Window], survey: Survey) -> list[RecoverableWindow]:
+    """Windows with one end are one: the earliest backup begins it."""
+    facts = {backup.id: backup for backup in survey.backups}
+    groups: dict[tuple[int, Lsn], list[Window]] = {}
+    for window in windows:
+        if window.usable:
+            groups.setdefault((window.timeline, window.end), []).append(window)
+    merged = []
+    for _, group in sorted(groups.items()):
+        ordered = sorted(group, key=lambda window: window.begin)
+        first = ordered[0]
+        gap = first.reach.gap
+        merged.append(
+            RecoverableWindow(
+                timeline=first.timeline,
+                begin=first.begin,
+                begin_at=facts[str(first.backup)].stopped_at,
+                end=first.end,
+                backups=tuple(str(window.backup) for window in ordered),
+                last=first.reach.read[-1].last(survey.size),
+                stored_at=None,
+                missing=gap.missing if gap is not None else (),
+                stranded=first.reach.stranded,
+            )
+        )
+    return merged

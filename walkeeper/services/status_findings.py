@@ -1,0 +1,133 @@
+"""What in a status needs somebody's attention, and what is only worth knowing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from walkeeper.core.wal import WalSegment
+from walkeeper.services.agent_status import AgentStatus
+from walkeeper.services.status import ArchiveHealth, RecoverableWindow
+
+RPO_LIMIT_S: Final = 300.0
+"""Older unarchived WAL is a finding: several times what archive_timeout = 60s leads to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence, and what to do next."""
+
+    what: str
+    hint: str | None = None
+
+
+def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
+    """What is wrong with an agent; ``archive`` is the id of the archive that is looked at."""
+    if agent.archive != archive:
+        yield Finding(
+            f"the agent archives into another archive: {agent.folder} in {agent.repository}",
+            "was the configuration changed? restart the agent",
+        )
+    source, archiving = agent.source, agent.archiving
+    if not source.verified:
+        yield Finding(f"nothing is archived: {source.reason}", source.hint)
+    if archiving is None:
+        return
+    if archiving.last_error is not None:
+        yield Finding(f"WAL is not getting through: {archiving.last_error}", "see the agent's log")
+    if archiving.rpo_s > RPO_LIMIT_S:
+        yield Finding(
+            f"WAL of the last {archiving.rpo_s / 60:.0f} min is not in the archive",
+            "is archive_timeout set? see: walkeeper check",
+        )
+
+
+def find_archive_problems(health: ArchiveHealth, agent: AgentStatus | None) -> Iterator[Finding]:
+    """What is wrong with an archive.
+
+    Segments that the agent has yet to send are no gap, and what a later backup has made up for is
+    a notice.
+    """
+    if not health.backups:
+        yield Finding("there is no base backup: nothing can be recovered", "walkeeper backup")
+    for listed in health.unreadable:
+        yield Finding(f"backup {listed.backup} cannot be read: {listed.problem}")
+    if health.backups and health.backups[-1].id in health.unusable:
+        yield Finding(_unusable_text(health.backups[-1].id), "take another one: walkeeper backup")
+    if health.backups and health.backups[-1].checksum_findings:
+        newest = health.backups[-1]
+        yield Finding(
+            f"the newest backup, {newest.id}, holds {newest.checksum_findings} damaged pages",
+            "they are damaged in the cluster: look there (pg_amcheck)",
+        )
+    for problem in health.problems:
+        yield Finding(problem)
+    for window in _gaps(health, agent):
+        if not _is_made_up_for(window, health):
+            yield Finding(
+                _gap_text(window, health),
+                "is it still in pg_wal? else take a backup: walkeeper backup",
+            )
+
+
+def find_notices(health: ArchiveHealth | None, agent: AgentStatus | None) -> Iterator[str]:
+    """What is worth knowing and needs nobody."""
+    if agent is not None and False in {
+        agent.store.conditional_put,
+        agent.store.conditional_multipart,
+    }:
+        yield (
+            "the store does not enforce conditional creates: promise 2 is not enforced here, so"
+            " only one host may write into this repository"
+        )
+    if agent is not None and agent.fetch.last_error is not None:
+        yield f"the last wal-fetch that failed: {agent.fetch.last_error}"
+    if health is None:
+        return
+    for backup in health.unusable:
+        if backup != health.backups[-1].id:
+            yield _unusable_text(backup)
+    for window in _gaps(health, agent):
+        if _is_made_up_for(window, health):
+            yield _gap_text(window, health)
+    if health.unfinished:
+        yield f"unfinished backups, under way or abandoned: {', '.join(health.unfinished)}"
+    if not health.histories_read:
+        yield (
+            "timeline histories cannot be read without an identity, so each timeline is shown by"
+            " itself; more may be recoverable"
+        )
+
+
+def _unusable_text(backup: str) -> str:
+    return f"backup {backup} cannot be restored: WAL that it needs is missing"
+
+
+def _gap_text(window: RecoverableWindow, health: ArchiveHealth) -> str:
+    missing = ", ".join(part.named(health.size) for part in window.missing)
+    return (
+        f"timeline {window.timeline}: {missing} is missing; WAL behind it is of use only to later"
+        " backups"
+    )
+
+
+def _gaps(health: ArchiveHealth, agent: AgentStatus | None) -> list[RecoverableWindow]:
+    """The windows with missing WAL behind them that nobody is about to send."""
+    return [one for one in health.windows if one.missing and not _on_its_way(one, agent)]
+
+
+def _is_made_up_for(window: RecoverableWindow, health: ArchiveHealth) -> bool:
+    """Whether a later backup reaches further on the same timeline."""
+    return any(
+        other.timeline == window.timeline and other.end > window.end for other in health.windows
+    )
+
+
+def _on_its_way(window: RecoverableWindow, agent: AgentStatus | None) -> bool:
+    """Whether the agent still has the first missing segment: uploads overtake each other."""
+    if agent is None or agent.archiving is None or agent.archiving.oldest_waiting is None:
+        return False
+    oldest = WalSegment.parse(agent.archiving.oldest_waiting)
+    after = window.last
+    return after.timeline == oldest.timeline and after < oldest and not agent.archiving.last_error

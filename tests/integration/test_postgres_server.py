@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.fix_postgres import versions_at_hand
 from walkeeper.core.lsn import Lsn
 from walkeeper.errors import PostgresError, PostgresUnavailable, WrongServer
 from walkeeper.postgres.same_server import find_difference
@@ -23,7 +24,7 @@ def connect(cluster, dsn=None):
     return Server.connect(dsn or cluster.dsn, deadline_s=10)
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 async def test_facts_are_those_of_the_server(make_cluster, version):
     cluster = make_cluster(
         version=version,
@@ -161,7 +162,7 @@ async def test_two_callers_share_a_session(make_cluster):
     assert len({task.result() for task in tasks}) >= 1
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 async def test_the_server_on_the_local_files_is_recognised(make_cluster, executor, version):
     cluster = make_cluster(version=version, fsync=False)
     link = cluster.workspace.root / "link"

@@ -2,11 +2,12 @@
 
 import pytest
 
+from tests.fix_postgres import versions_at_hand
 from walkeeper.core.wal import TimelineHistoryFile, WalSegment
 from walkeeper.postgres.wal_dir import scan_wal_directory
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", versions_at_hand())
 def test_what_the_archiver_is_offered_next_is_first(make_cluster, make_standby, version):
     primary = make_cluster(version=version, segment_size_mb=1, fsync=False)
     standby = make_standby(

@@ -39,9 +39,7 @@ def test_temporary_relations_are_known_by_their_names(name):
     assert is_temporary_relation(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["16384", "t3", "t_16384", "t3_", "t3_1_x", "test_1", "t3_1.x"]
-)
+@pytest.mark.parametrize("name", ["16384", "t3", "t_16384", "t3_", "t3_1_x", "test_1", "t3_1.x"])
 def test_others_are_not_temporary(name):
     assert not is_temporary_relation(name)
 

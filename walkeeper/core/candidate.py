@@ -55,7 +55,7 @@ def candidates(
         if lies_on(path, known)
     ]
     usable = [(known, way) for known, way in on_path if known.stop <= way.end]
-    before = [(known, way) for known, way in on_path if _ends_before(known, request.target)]
+    before = [(known, way) for known, way in on_path if ends_before(known, request.target)]
     fitting = [
         Candidate(path, known, way, _behind(way, usable), others, _passed_over(known, before))
         for known, way in before
@@ -79,7 +79,8 @@ def _find(view: ArchiveView, backup: BackupId) -> BackupFacts:
     raise NoSuchBackup(f"the archive holds no backup {backup}", hint="walkeeper backups lists them")
 
 
-def _ends_before(backup: BackupFacts, target: RecoveryTarget) -> bool:
+def ends_before(backup: BackupFacts, target: RecoveryTarget) -> bool:
+    """Whether a recovery to the target may begin with the backup, as far as its end decides."""
     match target:
         case AtTime(at):
             return backup.stopped_at <= at
@@ -122,7 +123,7 @@ def _no_backup(
         return TargetUnreachable(f"{what} on the path to timeline {timeline}", hint=elsewhere)
     why = f"no usable backup ends before {target} on the path to timeline {timeline}"
     for known, way in considered:
-        if _ends_before(known, target):
+        if ends_before(known, target):
             why = f"backup {known.id} is not usable: {_lacking(known, way)}"
             break
     usable = [known for known, way in considered if known.stop <= way.end]

@@ -1,0 +1,229 @@
+"""Unpacks the tar of one part: every member judged, every file written, digested and synced.
+
+Synchronous: it runs in a thread of its own, which waits for the blocks of the part in a
+`BlockPipe`. Only regular files and directories with plain relative names are taken; what is
+written is compared with the part's list, and a file of the list that did not come is damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import queue
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final, cast
+
+from walkeeper.core.backup import FileEntry
+from walkeeper.errors import IntegrityError, RecoveryError, StorageFull
+from walkeeper.postgres.control_file import CONTROL_FILE
+from walkeeper.services.restore_target import FileOwner
+
+HELD_CONTROL_FILE: Final = "global/pg_control.walkeeper"
+"""pg_control under another name: without it no server starts."""
+
+_BLOCK_BYTES: Final = 1 << 20
+_PIPE_BLOCKS: Final = 4
+_PERMISSIONS: Final = 0o777
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class BlockPipe:
+    """Blocks from the event loop to one thread, which reads them as a file; a few at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._free = asyncio.Semaphore(_PIPE_BLOCKS)
+        self._blocks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._rest = memoryview(b"")
+        self._ended = False
+        self._broken = False
+        self._abandoned = False
+
+    async def write(self, block: bytes) -> bool:
+        """Hand a block over, once there is room for it; False when nobody reads any more."""
+        await self._free.acquire()
+        if self._abandoned:
+            self._free.release()
+            return False
+        self._blocks.put(block)
+        return True
+
+    def abandon(self) -> None:
+        """In the thread: nothing will be read any more, so nobody need wait for room."""
+
+        def give_up() -> None:
+            self._abandoned = True
+            self._free.release()
+
+        self._loop.call_soon_threadsafe(give_up)
+
+    def close(self, *, broken: bool = False) -> None:
+        """Nothing comes any more; ``broken``: and what came is not all. Idempotent."""
+        self._broken = self._broken or broken
+        self._blocks.put(None)
+
+    def drain(self) -> None:
+        """In the thread: take whatever still comes, so that the writer never waits in vain."""
+        while not self._ended:
+            self._next()
+
+    def read(self, size: int) -> bytes:
+        """In the thread: up to ``size`` bytes, fewer only at the end."""
+        pieces: list[bytes] = []
+        wanted = size
+        while wanted > 0 and (self._rest or self._next()):
+            pieces.append(bytes(self._rest[:wanted]))
+            self._rest = self._rest[wanted:]
+            wanted -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def _next(self) -> bool:
+        if self._ended:
+            return False
+        block = self._blocks.get()
+        if block is None:
+            self._ended = True
+            if self._broken:
+                raise RecoveryError("the restore was given up")
+            return False
+        self._loop.call_soon_threadsafe(self._free.release)
+        self._rest = memoryview(block)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    size_bytes: int
+    mode: int
+    sha256: bytes
+
+
+@dataclass(slots=True)
+class PartFiles:
+    """Writes the files of one part below a root; ``directory_mode`` is that of the cluster."""
+
+    name: str
+    root: Path
+    directory_mode: int
+    owner: FileOwner
+    files: int = 0
+    size_bytes: int = 0
+    _expected: dict[bytes, _Expected] = field(default_factory=dict)
+
+    def expect(self, entries: Iterable[FileEntry]) -> None:
+        """Take the part's list, before its files come."""
+        for entry in entries:
+            if entry.name in self._expected:
+                raise IntegrityError(f"the list of {self.name} names {entry.name!r} twice")
+            expected = _Expected(entry.size_bytes, entry.mode, bytes.fromhex(entry.sha256))
+            self._expected[entry.name] = expected
+
+    def unpack(self, pipe: BlockPipe) -> None:
+        """Write all files of the tar that the pipe brings.
+
+        Raises IntegrityError for a member that may not be, a file that is not as listed and one
+        that is missing; StorageFull, RecoveryError where a file cannot be written.
+        """
+        try:
+            with tarfile.open(
+                fileobj=cast("IO[bytes]", pipe),
+                mode="r|",
+                bufsize=_BLOCK_BYTES // 4,
+                encoding="utf-8",
+                errors="surrogateescape",
+            ) as tar:
+                for member in tar:
+                    self._member(tar, member)
+                    tar.members.clear()  # type: ignore[attr-defined]  # or it keeps every member
+        except tarfile.TarError as error:
+            raise IntegrityError(f"{self.name} is not a tar archive: {error}") from error
+        pipe.drain()
+        if self._expected:
+            missing = min(self._expected)
+            raise IntegrityError(
+                f"{self.name} lacks {os.fsdecode(missing)}, which its list names"
+                + (f" ({len(self._expected)} files in all)" if len(self._expected) > 1 else "")
+            )
+
+    def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        path = self._place(member)
+        if member.isdir():
+            self._make_directory(path)
+            return
+        if not member.isreg() or member.issparse():
+            raise IntegrityError(f"{self.name} holds {member.name!r}, which is no regular file")
+        expected = self._expected.pop(os.fsencode(member.name), None)
+        if expected is None:
+            raise IntegrityError(f"{self.name} holds {member.name!r}, which its list lacks")
+        source = tar.extractfile(member)
+        assert source is not None  # it is a regular file
+        if member.name == CONTROL_FILE:
+            path = self.root / HELD_CONTROL_FILE
+        self._make_directory(path.parent)
+        digest = self._write(path, source, expected)
+        if member.size != expected.size_bytes or digest != expected.sha256:
+            raise IntegrityError(f"{member.name} in {self.name} is not as its list says")
+        self.files += 1
+        self.size_bytes += member.size
+
+    def _place(self, member: tarfile.TarInfo) -> Path:
+        parts = member.name.split("/")
+        if member.name.startswith("/") or "\0" in member.name or {"..", "."} & set(parts):
+            raise IntegrityError(f"{self.name} holds a member outside its place: {member.name!r}")
+        return self.root / member.name
+
+    def _make_directory(self, path: Path) -> None:
+        if path == self.root or path.is_dir():
+            return
+        self._make_directory(path.parent)
+        try:
+            path.mkdir(self.directory_mode)
+            path.chmod(self.directory_mode)  # the umask must not narrow it
+            self.owner.take(path)
+        except FileExistsError:
+            if not path.is_dir():  # parts run in parallel: another one may have made it
+                raise IntegrityError(f"{path} is a file and a directory") from None
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def _write(self, path: Path, source: IO[bytes], expected: _Expected) -> bytes:
+        digest = hashlib.sha256()
+        try:
+            file = os.open(path, _NEW_FILE, 0o600)
+        except FileExistsError:
+            raise IntegrityError(f"{path} comes twice in the backup") from None
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            for block in iter(lambda: source.read(_BLOCK_BYTES), b""):
+                digest.update(block)
+                write_all(file, block)
+            os.fchmod(file, expected.mode & _PERMISSIONS)
+            if self.owner.uid is not None and self.owner.gid is not None:
+                os.fchown(file, self.owner.uid, self.owner.gid)
+            # Each file by itself: only then is its own write error certain to be reported here.
+            os.fsync(file)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        finally:
+            os.close(file)
+        return digest.digest()
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write a whole block. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def cannot_write(path: Path, error: OSError) -> StorageFull | RecoveryError:
+    """The error that says what could not be written and why."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"{path} cannot be written: {error.strerror}")
+    return RecoveryError(f"{path} cannot be written: {error.strerror}")

@@ -1,0 +1,86 @@
+"""Tries, before anything is restored, whether PostgreSQL will be able to fetch its WAL.
+
+The user who will run PostgreSQL fetches the first segment that recovery needs, in an environment
+as bare as the server's: that proves program, configuration, key, credentials and store.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from walkeeper.core.wal import SegmentSize, WalSegment
+from walkeeper.errors import RecoveryError
+from walkeeper.postgres.recovery_conf import RECOVERY_SIGNAL
+from walkeeper.services.restore_target import FileOwner
+
+_TIMEOUT_S: Final = 180.0
+_LAST_LINES: Final = 5
+
+
+def try_restore_command(
+    command: str, segment: WalSegment, size: SegmentSize, owner: FileOwner
+) -> None:
+    """Run a restore_command for a segment as PostgreSQL would, into a scratch directory. Blocks.
+
+    Raises RecoveryError with what the command said when it fails or does not bring the segment.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="walkeeper-try-", dir=tempfile.gettempdir()))
+    try:
+        _make_look(scratch, owner)
+        words = command.replace("%%", "\0").replace("%f", str(segment))
+        script = words.replace("%p", "pg_wal/RECOVERYXLOG").replace("\0", "%")
+        _run(script, segment, scratch, owner)
+        fetched = scratch / "pg_wal" / "RECOVERYXLOG"
+        if not fetched.exists() or fetched.stat().st_size != size.bytes:
+            raise RecoveryError(f"wal-fetch said that it had fetched {segment}, and had not")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _make_look(scratch: Path, owner: FileOwner) -> None:
+    """What wal-fetch looks at in a data directory that recovers."""
+    (scratch / "pg_wal").mkdir()
+    (scratch / RECOVERY_SIGNAL).touch()
+    for path in (scratch / "pg_wal", scratch / RECOVERY_SIGNAL, scratch):
+        owner.take(path)
+
+
+def _run(script: str, segment: WalSegment, scratch: Path, owner: FileOwner) -> None:
+    try:
+        ended = subprocess.run(
+            ["/bin/sh", "-c", script],
+            cwd=scratch,
+            env={},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_TIMEOUT_S,
+            **owner.process_options(),
+        )
+    except subprocess.TimeoutExpired:
+        raise RecoveryError(
+            f"wal-fetch did not bring {segment} within {_TIMEOUT_S:.0f} s",
+            hint=_try(script, owner),
+        ) from None
+    except OSError as error:
+        raise RecoveryError(f"wal-fetch cannot be started: {error.strerror}") from error
+    if ended.returncode == 0:
+        return
+    said = " ".join(ended.stderr.strip().splitlines()[-_LAST_LINES:]) or "it said nothing"
+    raise RecoveryError(
+        f"the user {owner.name} cannot fetch WAL, and PostgreSQL could not either: {said}",
+        hint=f"may {owner.name} read the configuration, the key and the credentials, without any "
+        f"variable of your environment? {_try(script, owner)}",
+    )
+
+
+def _try(script: str, owner: FileOwner) -> str:
+    command = script.partition("; ")[2].rpartition(" ")[0]
+    return f"try: sudo -u {shlex.quote(owner.name)} env -i {command} /tmp/wal"

@@ -67,12 +67,22 @@ class ArchiveConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory: Size = Size(64 * 1024**2)
 
 
+class TailConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[tail]``: how often the growing segment is shipped, in seconds; 0 turns it off."""
+
+    interval: Duration = Duration(1)
+
+
 class BackupConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``[backup]``: how base backups are taken. ``part_size`` is before compression."""
+    """``[backup]``: how base backups are taken. ``part_size`` is before compression.
+
+    ``wal_patience``: how long nothing of the backup's own WAL may arrive before it is given up.
+    """
 
     readers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     part_size: Size = Size(512 * 1024**2)
     level: Level = 1
+    wal_patience: Duration = Duration(300)
 
 
 class FetchConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +106,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     encryption: EncryptionConfig = EncryptionConfig()
     agent: AgentConfig = AgentConfig()
     archive: ArchiveConfig = ArchiveConfig()
+    tail: TailConfig = TailConfig()
     backup: BackupConfig = BackupConfig()
     fetch: FetchConfig = FetchConfig()
     log: LogConfig = LogConfig()

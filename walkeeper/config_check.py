@@ -13,6 +13,8 @@ _MIN_MEMORY: Final = 16 * _MIB
 _MIN_PART: Final = 16 * _MIB
 _MAX_PART: Final = 5 * 1024 * _MIB
 """The largest object that S3 takes in one piece."""
+_MIN_INTERVAL: Final = 0.2
+_MAX_INTERVAL: Final = 600
 _MAX_SOCKET_PATH: Final = 107
 """Bytes in sun_path without its NUL, unix(7)."""
 
@@ -27,6 +29,9 @@ def find_contradictions(config: Config) -> list[str]:
         problems.append("[cluster] dsn is empty")
     if config.archive.memory < _MIN_MEMORY:
         problems.append('[archive] memory is under "16MiB", the size of one segment')
+    interval = config.tail.interval
+    if interval != 0 and not _MIN_INTERVAL <= interval <= _MAX_INTERVAL:
+        problems.append('[tail] interval is neither "0s" nor between "200ms" and "10min"')
     if not _MIN_PART <= config.backup.part_size <= _MAX_PART:
         problems.append('[backup] part_size is not between "16MiB" and "5GiB"')
     if len(bytes(config.agent.socket)) > _MAX_SOCKET_PATH:

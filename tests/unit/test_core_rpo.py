@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.rpo import RpoMeter
+from walkeeper.core.rpo import RpoHistory, RpoMeter
 
 
 def test_an_idle_server_has_an_rpo_of_zero() -> None:
@@ -76,3 +76,28 @@ def test_many_samples_are_bounded_and_stay_pessimistic() -> None:
         meter.flush(Lsn(number), float(number))
     meter.store(Lsn(10_000))
     assert 9_900 <= 20_000.0 - meter.rpo_s(20_000.0) <= 10_001
+
+
+def test_the_history_knows_the_worst_and_the_usual_of_the_last_hour() -> None:
+    history = RpoHistory(window_s=100)
+    assert history.maximum_s() == history.quantile_s(0.99) == 0
+    history.note(50.0, 0.0)
+    for second in range(1, 101):
+        history.note(1.0 if second % 50 else 3.0, float(second))
+    assert history.maximum_s() == 50.0
+    history.note(1.0, 101.0)
+    assert history.maximum_s() == 3.0
+    assert history.quantile_s(0.5) == 1.0
+    assert history.quantile_s(1.0) == 3.0
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=100), st.floats(0.01, 1.0))
+def test_a_quantile_is_a_sample_that_so_many_do_not_exceed(
+    samples: list[float], part: float
+) -> None:
+    history = RpoHistory()
+    for number, rpo_s in enumerate(samples):
+        history.note(rpo_s, float(number))
+    quantile = history.quantile_s(part)
+    assert quantile in samples
+    assert sum(rpo_s <= quantile for rpo_s in samples) >= part * len(samples) - 1e-6

@@ -20,7 +20,6 @@ from walkeeper.config import Config
 from walkeeper.errors import ConfigError, WalkeeperError
 from walkeeper.log import configure_logging
 from walkeeper.repository.archive import Archive
-from walkeeper.services.source_guard import SourceGuard
 
 _DRAIN_S: Final = 20.0
 """How long uploads and requests under way may take once the agent was asked to stop."""
@@ -60,20 +59,13 @@ class Agent:
         config = self._config
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(shop.pool, make_state_dir, config.agent.state_dir)
-        guard = SourceGuard(
-            config.require_dsn().reveal(),
-            archive.record,
-            shop.pool,
-            data_dir=config.cluster.data_directory,
-        )
-        cluster = ClusterService(shop, archive, guard)
+        cluster = ClusterService(shop, archive)
         control = ControlServer(config.agent.socket)
         handlers = await Handlers.open(shop, archive, cluster)
         handlers.register(control)
         control.bind()
         async with asyncio.TaskGroup() as group:
             background = [
-                group.create_task(guard.run()),
                 group.create_task(cluster.run()),
                 group.create_task(handlers.run()),
                 group.create_task(self._watchdog()),

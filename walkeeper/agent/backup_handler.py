@@ -13,6 +13,7 @@ from walkeeper.errors import Locked, unwrapped
 from walkeeper.repository.archive import Archive
 from walkeeper.services.backup import BackupResult, BackupService, BackupSettings
 from walkeeper.services.backup_source import BackupProgress
+from walkeeper.services.source_guard import SourceGuard
 
 
 class BackupReport(msgspec.Struct, frozen=True):
@@ -31,6 +32,7 @@ class BackupReport(msgspec.Struct, frozen=True):
     skipped: tuple[str, ...]
 
 
+_GUARD_WAIT_S = 5.0
 _SHOWN = 200
 """Damaged files and left out entries in a report; the manifest's lists hold all."""
 
@@ -38,9 +40,10 @@ _SHOWN = 200
 class BackupHandler:
     """Answers ``backup``: one at a time, progress on the way, a report at the end."""
 
-    def __init__(self, shop: Workshop, archive: Archive) -> None:
+    def __init__(self, shop: Workshop, archive: Archive, guard: SourceGuard) -> None:
         self._shop = shop
         self._archive = archive
+        self._guard = guard
         self._lock = asyncio.Lock()
 
     @property
@@ -53,6 +56,7 @@ class BackupHandler:
         if self._lock.locked():
             raise Locked("a backup is already being taken", hint="walkeeper status shows it")
         async with self._lock:
+            await self._guard.require(wait_s=_GUARD_WAIT_S)
             news: asyncio.Queue[BackupProgress] = asyncio.Queue(maxsize=1)
             service = backup_service(self._shop, self._archive, _latest(news))
             label = request.optional_text("label") or "walkeeper"

@@ -4,51 +4,95 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
+
+import structlog
 
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.push_handler import PushHandler
-from walkeeper.core.rpo import RpoMeter
+from walkeeper.agent.tail_loop import TailLoop
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.rpo import RpoHistory, RpoMeter
 from walkeeper.core.wal import WalSegment
 from walkeeper.postgres.wal_dir import WalDirectory
 from walkeeper.repository.archive import Archive
 from walkeeper.services.archiver import Archiver
 from walkeeper.services.budget import ByteBudget
+from walkeeper.services.lineage import Position, check_lineage
 from walkeeper.services.source_guard import SourceGuard, Verified
+from walkeeper.services.tail_chain import TailChain
 from walkeeper.services.wal_upload import WalSource, WalUploader
 
 _MEASURE_S: Final = 1.0
 
+log = structlog.get_logger(__name__)
+
 
 class ClusterService:
-    """Archiver and RPO of one data directory; `push` is None until the server was recognised."""
+    """Archiver, tail and RPO of one data directory.
 
-    def __init__(self, shop: Workshop, archive: Archive, guard: SourceGuard) -> None:
+    ``push`` and ``tail`` are None until the server was recognised for the first time.
+    """
+
+    def __init__(self, shop: Workshop, archive: Archive) -> None:
         self._shop = shop
         self._archive = archive
-        self.guard = guard
+        self.guard = SourceGuard(
+            shop.config.require_dsn().reveal(),
+            archive.record,
+            shop.pool,
+            data_dir=shop.config.cluster.data_directory,
+            lineage=self._lineage,
+        )
         self.rpo = RpoMeter()
+        self.rpo_hour = RpoHistory()
         self.archiver: Archiver | None = None
         self.push: PushHandler | None = None
+        self.tail: TailLoop | None = None
         self._timeline: int | None = None
         self._draining = False
 
     async def run(self) -> None:
         """Serve until cancelled, or until drained."""
-        while not self.guard.allowed():
-            await self.guard.wait_answer(60.0)
-        verified = self.guard.verified
-        assert verified is not None  # allowed
-        wal_dir = WalDirectory(verified.data_dir / "pg_wal", self._shop.pool)
-        archiver = self._archiver(verified, wal_dir)
-        self.archiver = archiver
-        self.push = PushHandler(archiver, self.guard, wal_dir)
-        if self._draining:
-            return
         async with asyncio.TaskGroup() as group:
-            measuring = group.create_task(self._measure())
-            await archiver.run()
-            measuring.cancel()
+            asking = group.create_task(self.guard.run())
+            await self._serve()
+            asking.cancel()
+
+    async def _serve(self) -> None:
+        while not self.guard.allowed() and not self._draining:
+            await self.guard.wait_answer(_MEASURE_S)
+        verified = self.guard.verified
+        if verified is None or self._draining:
+            return
+        wal_dir = WalDirectory(verified.data_dir / "pg_wal", self._shop.pool)
+        uploader = self._uploader(verified, wal_dir)
+        self.archiver = Archiver(
+            wal_dir,
+            uploader.upload,
+            uploads=self._shop.config.archive.uploads,
+            allowed=self.guard.allowed,
+            now=time.monotonic,
+        )
+        self.push = PushHandler(self.archiver, self.guard, wal_dir)
+        self.tail = TailLoop(
+            self._shop,
+            self._archive,
+            guard=self.guard,
+            archiver=self.archiver,
+            rpo=self.rpo,
+            spool=uploader.open_spool,
+        )
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(self._measure()),
+                group.create_task(self.tail.run(wal_dir.path)),
+            ]
+            await self.archiver.run()
+            for task in background:
+                task.cancel()
 
     def drain(self) -> None:
         """Start nothing more; `run` returns when the uploads under way have ended."""
@@ -56,39 +100,39 @@ class ClusterService:
         if self.archiver is not None:
             self.archiver.drain()
 
-    def _archiver(self, verified: Verified, wal_dir: WalDirectory) -> Archiver:
+    async def _lineage(self, where: Callable[[], Awaitable[Position]], pg_wal: Path) -> TailChain:
+        return await check_lineage(self._archive, where, pg_wal, self._shop.pool)
+
+    def _uploader(self, verified: Verified, wal_dir: WalDirectory) -> WalUploader:
         config = self._shop.config
-        uploader = WalUploader(
+        facts = verified.facts
+        return WalUploader(
             self._archive,
-            WalSource(wal_dir.path, verified.facts.system_identifier, verified.facts.major),
+            WalSource(wal_dir.path, facts.system_identifier, facts.major),
             pool=self._shop.pool,
             budget=ByteBudget(config.archive.memory),
             spool_dir=config.agent.state_dir,
         )
-        return Archiver(
-            wal_dir,
-            uploader.upload,
-            uploads=config.archive.uploads,
-            allowed=self.guard.allowed,
-            now=time.monotonic,
-        )
 
     async def _measure(self) -> None:
+        """Tell the RPO what is durable in whole segments; the tail tells what goes beyond."""
         while True:
-            self._measure_once()
+            verified, archiver = self.guard.verified, self.archiver
+            flushed = self.guard.flush_lsn
+            if verified is not None and flushed is not None and archiver is not None:
+                self._measure_once(verified, flushed, archiver)
+            now = time.monotonic()
+            self.rpo_hour.note(self.rpo.rpo_s(now), now)
             await asyncio.sleep(_MEASURE_S)
 
-    def _measure_once(self) -> None:
-        verified, flushed = self.guard.verified, self.guard.flush_lsn
-        if verified is None or flushed is None or self.archiver is None:
-            return
+    def _measure_once(self, verified: Verified, flushed: Lsn, archiver: Archiver) -> None:
         size, timeline = verified.facts.segment_size, verified.facts.timeline
-        current = WalSegment.at(timeline, flushed, size)
         waiting = [
             wal
-            for wal in self.archiver.waiting()
+            for wal in archiver.waiting()
             if isinstance(wal, WalSegment) and wal.timeline == timeline
         ]
+        current = WalSegment.at(timeline, flushed, size)
         durable = (waiting[0] if waiting else current).begin(size)
         if timeline != self._timeline:
             self.rpo.restart(durable)

@@ -32,7 +32,7 @@ class Handlers:
         self._cluster = cluster
         self._fetcher = fetcher
         self._fetch = FetchHandler(fetcher)
-        self._backup = BackupHandler(shop, archive)
+        self._backup = BackupHandler(shop, archive, cluster.guard)
         self._status = StatusHandler(shop, archive, cluster, fetcher)
 
     @classmethod

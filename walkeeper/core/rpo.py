@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,7 @@ from walkeeper.core.lsn import Lsn
 
 _MAX_SAMPLES: Final = 4096
 """Older pairs are merged beyond it: what is lost is precision, towards the pessimistic side."""
+_MAX_HISTORY: Final = 7200
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +84,28 @@ class RpoMeter:
         )
         if len(pairs) % 2:
             self._samples.append(pairs[-1])
+
+
+class RpoHistory:
+    """The RPO of the last hour, noted about once a second; at most 7200 samples are kept."""
+
+    def __init__(self, window_s: float = 3600.0) -> None:
+        self._window_s = window_s
+        self._samples: deque[tuple[float, float]] = deque(maxlen=_MAX_HISTORY)
+
+    def note(self, rpo_s: float, at_s: float) -> None:
+        """The RPO was ``rpo_s`` at ``at_s``, on a monotonic clock."""
+        self._samples.append((at_s, rpo_s))
+        while self._samples[0][0] < at_s - self._window_s:
+            self._samples.popleft()
+
+    def maximum_s(self) -> float:
+        """The worst of the window; 0 when nothing was noted."""
+        return max((rpo_s for _, rpo_s in self._samples), default=0.0)
+
+    def quantile_s(self, part: float) -> float:
+        """The value that ``part`` (0 to 1) of the samples do not exceed; 0 without samples."""
+        ordered = sorted(rpo_s for _, rpo_s in self._samples)
+        if not ordered:
+            return 0.0
+        return ordered[min(len(ordered) - 1, math.ceil(part * len(ordered)) - 1)]

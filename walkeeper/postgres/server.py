@@ -183,6 +183,19 @@ class Server:
         """Up to where the WAL of a primary is on its disk; a PostgresError on a standby."""
         return await self._lsn("pg_current_wal_flush_lsn()", "ask for the flush position")
 
+    async def wal_position(self) -> tuple[int, Lsn] | None:
+        """Timeline of a primary and up to where its WAL is on its disk; None on a standby."""
+        row = await self.fetch_row(
+            "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL"
+            " ELSE pg_catalog.pg_current_wal_flush_lsn()::text END AS lsn,"
+            " CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL"
+            " ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_flush_lsn()) END AS name",
+            doing="ask for the flush position",
+        )
+        if row["lsn"] is None:
+            return None
+        return WalSegment.parse(cast(str, row["name"])).timeline, Lsn.parse(cast(str, row["lsn"]))
+
     async def create_restore_point(self, name: str) -> Lsn:
         """Write a named restore point into the WAL; returns the end of its record."""
         return await self._lsn(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ class WalDirectory:
 
     async def watch(
         self, *, poll_interval_s: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    ) -> AsyncIterator[None]:
+    ) -> AsyncGenerator[None, None]:
         """Yield whenever a scan is worth while: on a change, and each ``poll_interval_s`` anyway.
 
         Where changes cannot be watched (no inotify left, a network file system) only the interval

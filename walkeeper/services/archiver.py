@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from walkeeper.core.wal import TimelineHistoryFile, WalFile
+from walkeeper.core.wal import SegmentSize, TimelineHistoryFile, WalFile, WalSegment
 from walkeeper.errors import PostgresError, WalkeeperError
 from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory
 
@@ -118,6 +118,21 @@ class Archiver:
     def waiting(self) -> list[WalFile]:
         """What was ready at the last look and is not yet durable, in the archiver's order."""
         return [wal for wal in self._ready if str(wal) not in self._durable]
+
+    async def settled_before(self, segment: WalSegment, size: SegmentSize) -> bool:
+        """Whether all WAL and every history before a segment is durable, by a look taken now.
+
+        A segment that PostgreSQL has finished is marked ready before its end counts as flushed
+        (xlog.c, XLogWrite), so a position that was asked for before this look hides none.
+        """
+        scan = await self._wal_dir.scan()
+        number = segment.number(size)
+        for wal in (*scan.history, *scan.ready):
+            earlier = isinstance(wal, WalSegment) and wal.number(size) < number
+            if (earlier or isinstance(wal, TimelineHistoryFile)) and str(wal) not in self._durable:
+                self._wake.set()
+                return False
+        return True
 
     def _start(self, wal: WalFile, identity: FileIdentity) -> _Job:
         if self._group is None or self._draining:

@@ -29,11 +29,14 @@ from walkeeper.postgres.facts import ServerFacts
 from walkeeper.postgres.postmaster import find_postmaster
 from walkeeper.postgres.server import Server
 from walkeeper.repository.records import ArchiveRecord
+from walkeeper.services.lineage import Position
+from walkeeper.services.tail_chain import TailChain
 
 DETACHED_FILE: Final = "walkeeper.detached"
 """Left in a restored data directory: it must not write into the archive of its source."""
 
 _POLL_S: Final = 5.0
+_RETRY_S: Final = 1.0
 _DEADLINE_S: Final = 10.0
 
 log = structlog.get_logger(__name__)
@@ -46,6 +49,18 @@ class Verified:
     facts: ServerFacts
     data_dir: Path
     postmaster_started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The stored tail that a start of the server on a timeline was found to go on from."""
+
+    key: tuple[datetime, int]
+    chain: TailChain
+
+
+Lineage = Callable[[Callable[[], Awaitable[Position]], Path], Awaitable[TailChain]]
+"""`walkeeper.services.lineage.check_lineage` of an archive: where the server is, its ``pg_wal``."""
 
 
 class SourceGuard:
@@ -62,12 +77,14 @@ class SourceGuard:
         pool: ThreadPoolExecutor,
         *,
         data_dir: Path | None = None,
+        lineage: Lineage | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._dsn = dsn
         self._record = record
         self._pool = pool
         self._configured_dir = data_dir
+        self._lineage = lineage
         self._sleep = sleep
         self._asked = asyncio.Condition()
         self.verified: Verified | None = None
@@ -75,6 +92,7 @@ class SourceGuard:
             "PostgreSQL has not been reached yet", hint="is the server running? see [cluster] dsn"
         )
         self.flush_lsn: Lsn | None = None
+        self.checked: Checked | None = None
 
     def allowed(self) -> bool:
         """Whether the last answer was that everything fits."""
@@ -90,7 +108,8 @@ class SourceGuard:
                 await self._lost(error)
             except WalkeeperError as error:
                 await self._refuse(error)
-            await self._sleep(1.0)
+                await self._sleep(_POLL_S)
+            await self._sleep(_RETRY_S)
 
     async def wait_answer(self, timeout_s: float) -> None:
         """Return once everything fitted, or after ``timeout_s``."""
@@ -134,12 +153,29 @@ class SourceGuard:
             verified = Verified(facts, data_dir, facts.postmaster_started_at)
             found = await loop.run_in_executor(self._pool, _with_local_start, verified)
             self.flush_lsn = None if facts.in_recovery else await server.flush_lsn()
+            if not facts.in_recovery:
+                await self._check_lineage(server, found)
             async with self._asked:
                 if self.refusal is not None:
                     log.info("source_verified", data_directory=str(data_dir))
                 self.verified, self.refusal = found, None
                 self._asked.notify_all()
             await self._sleep(_POLL_S)
+
+    async def _check_lineage(self, server: Server, found: Verified) -> None:
+        """Once for each start of the server and each timeline: is it the archive's own?"""
+        key = (found.postmaster_started_at, found.facts.timeline)
+        if self._lineage is None or (self.checked is not None and self.checked.key == key):
+            return
+
+        async def where() -> Position:
+            position = await server.wal_position()
+            if position is None or position[0] != found.facts.timeline:
+                raise PostgresUnavailable("the server changed while it was being recognised")
+            return Position(*position)
+
+        chain = await self._lineage(where, found.data_dir / "pg_wal")
+        self.checked = Checked(key, chain)
 
     async def _lost(self, error: PostgresUnavailable) -> None:
         # A verified server that shuts down goes on archiving: what was found holds until the
@@ -188,7 +224,7 @@ def find_archiving_problem(facts: ServerFacts) -> str | None:
 
 
 def _with_local_start(verified: Verified) -> Verified:
-    _require_attached(verified.data_dir)
+    require_attached(verified.data_dir)
     postmaster = find_postmaster(verified.data_dir)
     if postmaster is None:
         raise PostgresUnavailable(f"no server runs on {verified.data_dir}")
@@ -197,7 +233,7 @@ def _with_local_start(verified: Verified) -> Verified:
 
 def _find_change(verified: Verified) -> WalkeeperError | None:
     try:
-        _require_attached(verified.data_dir)
+        require_attached(verified.data_dir)
         postmaster = find_postmaster(verified.data_dir)
     except WalkeeperError as error:
         return error
@@ -207,7 +243,8 @@ def _find_change(verified: Verified) -> WalkeeperError | None:
     return None
 
 
-def _require_attached(data_dir: Path) -> None:
+def require_attached(data_dir: Path) -> None:
+    """Raise WalRefused for a restored copy that was not told to resume archiving; blocks."""
     if (data_dir / DETACHED_FILE).exists():
         raise WalRefused(
             f"{data_dir} is a restored copy ({DETACHED_FILE} is there): it writes nothing into "

@@ -129,11 +129,12 @@ class WalUploader:
             name_of,
             _read_blocks(file),
             on_block=check.feed,
-            spool=self._open_spool,
+            spool=self.open_spool,
             spool_over_bytes=_SPOOL_OVER,
         )
 
-    def _open_spool(self) -> BinaryIO:
+    def open_spool(self) -> BinaryIO:
+        """An unlinked file for what is too large to be held in memory; blocks."""
         try:
             return cast("BinaryIO", tempfile.TemporaryFile(dir=self._spool_dir))
         except OSError as error:

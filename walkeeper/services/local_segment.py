@@ -1,0 +1,113 @@
+"""The file of the segment that PostgreSQL is writing, read as far as it is flushed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from walkeeper.core.wal import SegmentSize, WalSegment
+from walkeeper.core.walpage import PAGE_HEADER, PAGE_SIZE, parse_long_header
+from walkeeper.errors import PostgresError, WalRefused
+
+_READ_BYTES: Final = 1 << 20
+
+
+class LocalSegment:
+    """Reads a growing segment in order and keeps the SHA-256 of everything so far.
+
+    Bytes below the flush position never change again, page headers included, so what was read
+    stays true. ``position`` is the offset up to which `commit` has gone. Blocks; not thread-safe.
+    """
+
+    def __init__(
+        self, pg_wal: Path, segment: WalSegment, size: SegmentSize, system_identifier: int
+    ) -> None:
+        self.segment = segment
+        self.position = 0
+        self._path = pg_wal / str(segment)
+        self._size = size
+        self._begin = segment.begin(size).value
+        self._system_identifier = system_identifier
+        self._digest = hashlib.sha256()
+        self._magic = 0
+
+    def read(self, end: int) -> bytes:
+        """The bytes from ``position`` to offset ``end``, all of them flushed.
+
+        Every page header among them is checked. Raises WalRefused when the file is not this
+        segment of this cluster, PostgresError when it cannot be read.
+        """
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise PostgresError(f"cannot read {self._path}: {error.strerror}") from error
+        try:
+            if not self._magic:
+                self._check_first_page(_pread(file, 0, PAGE_SIZE))
+            first_page = self.position - self.position % PAGE_SIZE
+            data = _pread(file, first_page, end - first_page)
+        except OSError as error:
+            raise PostgresError(f"cannot read {self._path}: {error.strerror}") from error
+        finally:
+            os.close(file)
+        if len(data) < end - first_page:
+            raise WalRefused(f"{self._path} is shorter than what is flushed")
+        self._check_pages(data, first_page)
+        return data[self.position - first_page :]
+
+    def blocks(self) -> Iterator[bytes]:
+        """Everything up to ``position`` again, in blocks of 1 MiB."""
+        try:
+            with self._path.open("rb") as file:
+                left = self.position
+                while left > 0 and (block := file.read(min(left, _READ_BYTES))):
+                    yield block
+                    left -= len(block)
+        except OSError as error:
+            raise PostgresError(f"cannot read {self._path}: {error.strerror}") from error
+
+    def digest_with(self, data: bytes) -> bytes:
+        """SHA-256 of the segment from its start to the end of ``data``, read at ``position``."""
+        digest = self._digest.copy()
+        digest.update(data)
+        return digest.digest()
+
+    def commit(self, data: bytes) -> None:
+        """Go on behind ``data``, which was read at ``position``."""
+        self._digest.update(data)
+        self.position += len(data)
+
+    def _check_first_page(self, page: bytes) -> None:
+        try:
+            header = parse_long_header(page)
+        except ValueError as error:
+            raise WalRefused(f"{self._path}: {error}") from error
+        if header.system_identifier != self._system_identifier:
+            raise WalRefused(
+                f"{self._path} is of the cluster {header.system_identifier}, not of "
+                f"{self._system_identifier}"
+            )
+        self._magic = header.magic
+
+    def _check_pages(self, data: bytes, first_page: int) -> None:
+        for offset in range(0, len(data) - PAGE_HEADER.size + 1, PAGE_SIZE):
+            magic, _, timeline, address, _ = PAGE_HEADER.unpack_from(data, offset)
+            expected = self._begin + first_page + offset
+            if (magic, address) != (self._magic, expected) or timeline > self.segment.timeline:
+                raise WalRefused(
+                    f"{self._path}: the page at offset {first_page + offset} is not of this "
+                    "segment, although it is flushed",
+                    hint="is [cluster] data_directory the one of the dsn's server?",
+                )
+
+
+def _pread(file: int, offset: int, size: int) -> bytes:
+    pieces = []
+    while size > 0 and (piece := os.pread(file, min(size, _READ_BYTES), offset)):
+        pieces.append(piece)
+        offset += len(piece)
+        size -= len(piece)
+    return b"".join(pieces)

@@ -64,6 +64,7 @@ class S3Server:
             region_name="us-east-1",
             config=botocore.config.Config(
                 s3={"addressing_style": "path"},
+                retries={"total_max_attempts": 1},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),

@@ -189,8 +189,8 @@ def from_answer(what: str, error: boto.ClientError) -> StorageError:
     answer = error.response
     metadata = answer.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 0)
-    code = answer.get("Error", {}).get("Code", "")
-    text = answer.get("Error", {}).get("Message", "")
+    code = answer.get("Error", {}).get("Code") or ""
+    text = answer.get("Error", {}).get("Message") or ""  # None for an empty element
     message = " ".join(f"{what}: {status} {code if code != str(status) else ''} {text}".split())
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status) or _by_range(status)
     result = kind(message, hint=_HINTS.get(code))

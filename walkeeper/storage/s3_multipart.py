@@ -154,6 +154,8 @@ class MultipartUpload:
     async def _complete(self) -> None:
         self._completions += 1
         if not self._conditional:
+            if await self._was_completed():
+                return
             await self._refuse_existing()
         parts: list[CompletedPartTypeDef] = [
             {"PartNumber": number, "ETag": self._tags[number]} for number in sorted(self._tags)
@@ -163,14 +165,17 @@ class MultipartUpload:
                 self._key, self._upload, parts, conditional=self._conditional
             )
         except (ObjectExists, UploadGone):
-            if not await self._was_completed():
-                raise
+            if await self._was_completed():
+                return
+            if self._completions > 1:
+                # Ours or not, we cannot tell: the caller decides by content.
+                await self._refuse_existing()
+            raise
 
     async def _refuse_existing(self) -> None:
         with suppress(ObjectNotFound):
             await self._bucket.head(self._key)
-            if not await self._was_completed():
-                raise ObjectExists(f"s3://{self._bucket.name}/{self._key} exists")
+            raise ObjectExists(f"s3://{self._bucket.name}/{self._key} exists")
 
     async def _was_completed(self) -> bool:
         """Whether an earlier attempt did it and its answer was lost: the object is there, with our

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.control_request import Reply, Request
-from walkeeper.errors import Locked, unwrapped
+from walkeeper.errors import Locked, WalkeeperError, unwrapped
 from walkeeper.repository.archive import Archive
 from walkeeper.services.backup import BackupResult, BackupService, BackupSettings
+from walkeeper.services.backup_part import DamagedFile
 from walkeeper.services.backup_source import BackupProgress
 from walkeeper.services.source_guard import SourceGuard
 
+_GUARD_WAIT_S: Final = 5.0
+
 
 class BackupReport(msgspec.Struct, frozen=True):
-    """What a finished backup is reported as; the last document that the agent sends."""
+    """What a finished backup is reported as; the last document that the agent sends.
+
+    ``checksum_findings`` counts damaged pages. ``damaged`` and ``left_out`` are the first of
+    ``damaged_files`` and ``left_out_files``: a document between agent and command has 64 KiB.
+    """
 
     backup: str
     timeline: int
     start_lsn: str
     stop_lsn: str
-    stopped_at: str
+    stopped_at: datetime
     size_bytes: int
     stored_bytes: int
     files: int
     parts: int
-    damaged: tuple[tuple[str, tuple[int, ...]], ...]
-    skipped: tuple[str, ...]
+    checksum_findings: int
+    damaged_files: int
+    damaged: tuple[DamagedFile, ...]
+    left_out_files: int
+    left_out: tuple[str, ...]
 
 
-_GUARD_WAIT_S = 5.0
-_SHOWN = 200
-"""Damaged files and left out entries in a report; the manifest's lists hold all."""
+_SHOWN_FILES: Final = 50
+_SHOWN_BLOCKS: Final = 20
+_SHOWN_CHARACTERS: Final = 300
 
 
 class BackupHandler:
@@ -57,16 +69,58 @@ class BackupHandler:
             raise Locked("a backup is already being taken", hint="walkeeper status shows it")
         async with self._lock:
             await self._guard.require(wait_s=_GUARD_WAIT_S)
-            news: asyncio.Queue[BackupProgress] = asyncio.Queue(maxsize=1)
-            service = backup_service(self._shop, self._archive, _latest(news))
+            news = _News()
+            service = backup_service(self._shop, self._archive, news.tell)
             label = request.optional_text("label") or "walkeeper"
             with unwrapped():
                 async with asyncio.TaskGroup() as group:
-                    sending = group.create_task(_send(request, news))
-                    result = await service.take(label, fast=request.flag("fast"))
-                    sending.cancel()
+                    work = _outcome(service.take(label, fast=request.flag("fast")), news)
+                    taking = group.create_task(work)
+                    # Sent here and to its end: half a document would garble what follows it.
+                    async for progress in news:
+                        await request.progress(msgspec.json.encode(progress))
+                result = taking.result()
+            if isinstance(result, WalkeeperError):
+                raise result
             await request.progress(msgspec.json.encode(report_of(result)))
         return Reply.ok(str(result.facts.id))
+
+
+class _News:
+    """How far the backup is: only the newest state matters to whoever watches."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._latest: BackupProgress | None = None
+        self._ended = False
+
+    def tell(self, progress: BackupProgress) -> None:
+        self._latest = progress
+        self._changed.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncIterator[BackupProgress]:
+        while not self._ended:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._latest is not None:
+                yield self._latest
+                self._latest = None
+
+
+async def _outcome(
+    taking: Coroutine[object, object, BackupResult], news: _News
+) -> BackupResult | WalkeeperError:
+    """The result, or what went wrong as a value, so that news under way are not cut off."""
+    try:
+        return await taking
+    except WalkeeperError as error:
+        return error
+    finally:
+        news.end()
 
 
 def backup_service(
@@ -81,6 +135,7 @@ def backup_service(
         run_id=shop.run_id,
         readers=config.backup.readers,
         part_bytes=config.backup.part_size,
+        wal_patience_s=config.backup.wal_patience,
     )
     sealer = shop.sealer(archive.record, level=config.backup.level)
     return BackupService(shop.backups(archive), sealer, shop.pool, settings, progress)
@@ -94,25 +149,23 @@ def report_of(result: BackupResult) -> BackupReport:
         timeline=facts.timeline,
         start_lsn=facts.start_lsn,
         stop_lsn=facts.stop_lsn,
-        stopped_at=facts.stopped_at.isoformat(),
+        stopped_at=facts.stopped_at,
         size_bytes=facts.size_bytes,
         stored_bytes=facts.stored_bytes,
         files=facts.files,
         parts=facts.parts,
-        damaged=tuple((path, blocks[:_SHOWN]) for path, blocks in result.damaged[:_SHOWN]),
-        skipped=result.skipped[:_SHOWN],
+        checksum_findings=facts.checksum_findings,
+        damaged_files=len(result.damaged),
+        damaged=tuple(
+            DamagedFile(_printable(found.path), found.count, found.blocks[:_SHOWN_BLOCKS])
+            for found in result.damaged[:_SHOWN_FILES]
+        ),
+        left_out_files=len(result.skipped),
+        left_out=tuple(map(_printable, result.skipped[:_SHOWN_FILES])),
     )
 
 
-def _latest(news: asyncio.Queue[BackupProgress]) -> Callable[[BackupProgress], None]:
-    def tell(progress: BackupProgress) -> None:
-        if news.full():  # only the newest state matters to whoever watches
-            news.get_nowait()
-        news.put_nowait(progress)
-
-    return tell
-
-
-async def _send(request: Request, news: asyncio.Queue[BackupProgress]) -> None:
-    while True:
-        await request.progress(msgspec.json.encode(await news.get()))
+def _printable(text: str) -> str:
+    """Names of files may hold anything, also what is not UTF-8."""
+    shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return shown[:_SHOWN_CHARACTERS]

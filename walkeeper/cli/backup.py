@@ -43,8 +43,11 @@ def command(options: Options, label: str, *, spread: bool, as_json: bool) -> Non
 async def _take(
     options: Options, label: str, *, fast: bool, progress: Callable[[BackupProgress], None]
 ) -> BackupReport:
+    import asyncio
+
     import msgspec
 
+    from walkeeper.agent.app import make_state_dir
     from walkeeper.agent.backup_handler import BackupReport, backup_service, report_of
     from walkeeper.agent.compose import open_workshop
     from walkeeper.agent.control_client import control_request
@@ -55,7 +58,7 @@ async def _take(
 
     def arrived(document: bytes) -> None:
         last[:] = [document]
-        if b'"phase"' in document:
+        if document.startswith(b'{"phase":'):
             progress(msgspec.json.decode(document, type=BackupProgress))
 
     fields = {"label": label, "fast": "1" if fast else "0"}
@@ -66,6 +69,9 @@ async def _take(
         return msgspec.json.decode(last[0], type=BackupReport)
     async with open_workshop(config) as shop:
         archive = await shop.archive(options.archive, probe=True)
+        await asyncio.get_running_loop().run_in_executor(
+            shop.pool, make_state_dir, config.agent.state_dir
+        )
         return report_of(await backup_service(shop, archive, progress).take(label, fast=fast))
 
 
@@ -82,8 +88,16 @@ def _show(report: BackupReport, *, as_json: bool) -> None:
         f"{report.stored_bytes / 2**20:,.1f} MiB ({ratio:.1f} to 1)"
     )
     click.echo(f"  timeline {report.timeline}, WAL {report.start_lsn} to {report.stop_lsn}")
-    for reason in report.skipped:
+    for reason in report.left_out:
         click.echo(f"  left out: {reason}", err=True)
-    for path, blocks in report.damaged:
-        listed = ", ".join(map(str, blocks[:10])) + (" ..." if len(blocks) > 10 else "")
-        click.echo(f"  DAMAGED: {path}, block {listed}: its checksum does not hold", err=True)
+    _show_rest(report.left_out_files - len(report.left_out))
+    for found in report.damaged:
+        more = " ..." if found.count > len(found.blocks) else ""
+        listed = ", ".join(map(str, found.blocks)) + more
+        click.echo(f"  DAMAGED: {found.path}, block {listed}: checksums do not hold", err=True)
+    _show_rest(report.damaged_files - len(report.damaged))
+
+
+def _show_rest(files: int) -> None:
+    if files > 0:
+        click.echo(f"  ... and {files} more files", err=True)

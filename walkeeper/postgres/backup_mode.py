@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Final, cast
 
 from walkeeper.core.lsn import Lsn
@@ -58,6 +60,14 @@ class BackupMode:
         """The redo point: replay of the backup begins here."""
         self.started_at = started_at
         """The server's clock when it had entered backup mode."""
+
+    async def check_same_server(self, data_dir: Path, executor: ThreadPoolExecutor) -> None:
+        """Make sure that this session's server runs on ``data_dir``; raises WrongServer.
+
+        A dsn may lead to another server with each connection, and a label of one server with the
+        files of another is no backup.
+        """
+        await self._server.check_same_server(data_dir, executor)
 
     async def stop(self) -> BackupStop:
         """End backup mode; returns what the backup needs besides the files.

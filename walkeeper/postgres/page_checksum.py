@@ -65,35 +65,43 @@ class PageVerifier:
         """Verify the pages in ``block``, which was read at ``offset`` (a multiple of a page).
 
         Returns the damaged blocks, counted within this file. A part of a page at the end is
-        passed over: the file is being extended. Blocks, some 50 ms for each page that fails.
+        passed over: the file is being extended. Blocks, some 50 ms when pages fail, however many.
         """
         view = memoryview(block)
         first = offset // self._block_size
         pages = len(view) // self._block_size
-        suspects = find_bad_pages(
+        bad = find_bad_pages(
             view[: pages * self._block_size], self._first_block + first, self._block_size
         )
-        return [
-            first + index
-            for index in suspects
-            if self._is_damaged(first + index, bytes(self._page(view, index)))
-        ]
+        suspects = {first + index: bytes(self._page(view, index)) for index in bad}
+        damaged: list[int] = []
+        for _ in range(_REREADS):
+            if not suspects:
+                break
+            self._sleep(_PAUSE_S)
+            suspects = self._ask_again(suspects, damaged)
+        return sorted(damaged)  # what is written all the time is alive; its WAL restores it
 
     def _page(self, view: memoryview, index: int) -> memoryview:
         return view[index * self._block_size : (index + 1) * self._block_size]
 
-    def _is_damaged(self, number: int, page: bytes) -> bool:
-        for _ in range(_REREADS):
-            self._sleep(_PAUSE_S)
+    def _ask_again(self, suspects: dict[int, bytes], damaged: list[int]) -> dict[int, bytes]:
+        """Read suspects again; those that rest are ``damaged``, those still written are returned.
+
+        A page that was cut off meanwhile is neither: replay cuts it off again.
+        """
+        moving = {}
+        for number, page in suspects.items():
             again = self._reread(number * self._block_size, self._block_size)
-            if len(again) < self._block_size:
-                return False  # cut off meanwhile; replay cuts it off again
-            if not find_bad_pages(memoryview(again), self._first_block + number, self._block_size):
-                return False
+            if len(again) < self._block_size or not find_bad_pages(
+                memoryview(again), self._first_block + number, self._block_size
+            ):
+                continue
             if again == page:
-                return True
-            page = again
-        return False  # written all the time, so it is alive; its WAL restores it
+                damaged.append(number)
+            else:
+                moving[number] = again
+        return moving
 
 
 def find_bad_pages(pages: memoryview, first_block: int, block_size: int = 8192) -> list[int]:

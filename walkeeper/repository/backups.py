@@ -7,9 +7,10 @@ what was written, the summary, and last the manifest. A backup without a manifes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final, TypeVar
 
 from walkeeper.codec import signed_json
@@ -28,10 +29,11 @@ from walkeeper.errors import (
     BackupError,
     IntegrityError,
     NoSuchBackup,
+    ObjectExists,
     ObjectNotFound,
     unwrapped,
 )
-from walkeeper.repository.archive import Archive
+from walkeeper.repository.archive import Archive, StoredDigest
 from walkeeper.storage.base import Buffer, ObjectInfo
 
 _DOCUMENT_LIMIT: Final = 1 << 20
@@ -52,11 +54,23 @@ class ListedBackup:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedBackup:
-    """A folder without a manifest: a backup under way, or what a dead one left."""
+    """A folder without a manifest: a backup under way, or what a dead one left.
+
+    ``objects`` are those whose names are ours, in the order in which they are to be deleted;
+    ``youngest`` is the newest object of all.
+    """
 
     backup: BackupId
-    youngest: ObjectInfo | None
-    objects: tuple[str, ...]
+    youngest: ObjectInfo
+    objects: tuple[ObjectName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBackup:
+    """A backup of which everything but the manifest is stored, and the manifest, sealed."""
+
+    backup: BackupId
+    sealed: bytes
 
 
 class BackupStore:
@@ -66,39 +80,79 @@ class BackupStore:
         self.archive = archive
         self._pool = pool
 
-    async def claim(self, start: BackupStart) -> None:
-        """Take the id of a backup; raises ObjectExists when somebody has it."""
-        data = signed_json.encode(start, self.archive.sealer.signing)
+    async def claim(self, start: BackupStart) -> ObjectInfo:
+        """Take the id of a backup; returns the claim as the store sees it, with its clock.
+
+        Raises ObjectExists when somebody else has the id.
+        """
         name = layout.backup_start(start.backup)
-        await self.archive.storage.put(self.archive.path(name), data)
+        await self._create(name, signed_json.encode(start, self.archive.sealer.signing))
+        return await self.archive.storage.head(self.archive.path(name))
 
-    async def put_stream(self, name: ObjectName, blocks: AsyncIterator[Buffer]) -> int:
-        """Store a part or its list as it is sealed; returns the stored size in bytes."""
-        return await self.archive.storage.put_stream(self.archive.path(name), blocks)
+    async def put_stream(
+        self, name: ObjectName, blocks: AsyncIterator[Buffer], digest: Callable[[], StoredDigest]
+    ) -> None:
+        """Store a part or its list as it is sealed; ``digest`` is asked once all was taken.
 
-    async def commit(self, manifest: Manifest) -> BackupSummary:
-        """Make the backup exist: what is stored is compared first, then summary and manifest.
+        Raises ObjectExists when the name is taken by anything but these bytes.
+        """
+        try:
+            await self.archive.storage.put_stream(self.archive.path(name), blocks)
+        except ObjectExists:
+            # Whoever has claimed the id is alone with these names: a first try of ours was stored
+            # and its answer lost, or else the claim was broken.
+            if not await self._holds(name, digest()):
+                raise
+
+    async def prepare(self, manifest: Manifest) -> PreparedBackup:
+        """Compare what is stored with what was written, store the summary, seal the manifest.
 
         Raises BackupError when an object is missing or has another size than was written.
         """
         await self._compare(manifest)
-        backup = manifest.facts.backup
-        name = layout.backup_manifest(backup)
+        name = layout.backup_manifest(manifest.facts.backup)
         loop = asyncio.get_running_loop()
         sealed = await loop.run_in_executor(
             self._pool, lambda: self.archive.sealer.seal(name, [encode(manifest)])
         )
         summary = BackupSummary(
-            name=layout.backup_summary(backup),
+            name=layout.backup_summary(manifest.facts.backup),
             archive=self.archive.record.archive,
             facts=manifest.facts,
             manifest_name=name,
             manifest_sha256=sealed.sha256().hex(),
         )
         signed = signed_json.encode(summary, self.archive.sealer.signing)
-        await self.archive.storage.put(self.archive.path(summary.name), signed)
-        await self.archive.storage.put(self.archive.path(name), sealed.body())
-        return summary
+        await self._create(ObjectName(summary.name), signed)
+        return PreparedBackup(manifest.facts.backup, bytes(sealed.body()))
+
+    async def commit(self, prepared: PreparedBackup) -> None:
+        """Make the backup exist.
+
+        When this fails or is cancelled the manifest may or may not be there, or come later: from
+        here on nothing of the backup may be removed but by whoever finds it old and unfinished.
+        """
+        await self._create(layout.backup_manifest(prepared.backup), prepared.sealed)
+
+    async def _create(self, name: ObjectName, data: bytes) -> None:
+        try:
+            await self.archive.storage.put(self.archive.path(name), data)
+        except ObjectExists:  # maybe by a first try of ours whose answer was lost
+            if not await self._holds(name, StoredDigest(len(data), sha256(data).hexdigest())):
+                raise
+
+    async def _holds(self, name: ObjectName, expected: StoredDigest) -> bool:
+        """Whether exactly these bytes are stored, durably."""
+        digest, size = sha256(), 0
+        loop = asyncio.get_running_loop()
+        async with self.archive.storage.read(self.archive.path(name)) as chunks:
+            async for chunk in chunks:
+                await loop.run_in_executor(self._pool, digest.update, chunk)
+                size += len(chunk)
+        if StoredDigest(size, digest.hexdigest()) != expected:
+            return False
+        await self.archive.storage.sync(self.archive.path(name))
+        return True
 
     async def _compare(self, manifest: Manifest) -> None:
         backup = manifest.facts.backup
@@ -134,15 +188,20 @@ class BackupStore:
         return sorted(listed, key=_order)
 
     async def _look(self, backup: BackupId) -> ListedBackup | None:
-        try:
-            await self.archive.storage.head(self.archive.path(layout.backup_manifest(backup)))
-        except ObjectNotFound:
+        if not await self._is_committed(backup):
             return None
         try:
             summary = await self.read_summary(backup)
         except (IntegrityError, NoSuchBackup) as error:
             return ListedBackup(backup, None, error.message)
         return ListedBackup(backup, summary.facts, None)
+
+    async def _is_committed(self, backup: BackupId) -> bool:
+        try:
+            await self.archive.storage.head(self.archive.path(layout.backup_manifest(backup)))
+        except ObjectNotFound:
+            return False
+        return True
 
     async def read_summary(self, backup: BackupId) -> BackupSummary:
         """The signed summary of a backup; raises NoSuchBackup or IntegrityError."""
@@ -174,21 +233,35 @@ class BackupStore:
         return manifest
 
     async def unfinished(self) -> AsyncIterator[UnfinishedBackup]:
-        """Folders without a manifest, each with its objects."""
+        """Every folder that bears the id of a backup and holds objects, but no manifest."""
         for folder in await self.archive.folders(layout.BACKUPS_PREFIX):
             backup = layout.parse_backup_folder(folder)
-            if backup is None:
-                continue
-            objects = [info async for info in self.archive.list_objects(folder)]
-            names = tuple(info.name for info in objects)
-            if layout.backup_manifest(backup) in names:
-                continue
-            youngest = max(objects, key=lambda info: info.modified_at, default=None)
-            yield UnfinishedBackup(backup, youngest, names)
+            if backup is not None and (found := await self.find_unfinished(backup)) is not None:
+                yield found
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """Delete objects of an unfinished backup, in the order given."""
-        for name in names:
+    async def find_unfinished(self, backup: BackupId) -> UnfinishedBackup | None:
+        """What there is of a backup without a manifest; None when it has one, or has nothing."""
+        if await self._is_committed(backup):
+            return None
+        prefix = layout.backup_prefix(backup)
+        objects = [info async for info in self.archive.list_objects(prefix)]
+        names = {info.name for info in objects}
+        if not objects or layout.backup_manifest(backup) in names:
+            return None
+        summary, start = layout.backup_summary(backup), layout.backup_start(backup)
+        parts = [ObjectName(name) for name in sorted(names) if _is_part_of(backup, name)]
+        ours = [name for name in (summary, *parts, start) if name in names]
+        youngest = max(objects, key=lambda info: info.modified_at)
+        return UnfinishedBackup(backup, youngest, tuple(ours))
+
+    async def remove(self, unfinished: UnfinishedBackup) -> None:
+        """Delete an unfinished backup: the summary, the data, and last the claim.
+
+        Removes nothing when a manifest has come meanwhile.
+        """
+        if await self._is_committed(unfinished.backup):
+            return
+        for name in unfinished.objects:
             await self.archive.storage.delete(self.archive.path(name))
 
     async def _read_signed(self, name: ObjectName, kind: type[Body]) -> Body:
@@ -216,6 +289,11 @@ class BackupStore:
         return NoSuchBackup(
             f"there is no backup {backup}", hint="list what there is: walkeeper backups"
         )
+
+
+def _is_part_of(backup: BackupId, name: str) -> bool:
+    found = layout.parse_backup_part(name)
+    return found is not None and found[0].backup == backup
 
 
 def _order(listed: ListedBackup) -> tuple[bool, int, str]:

@@ -31,7 +31,13 @@ from walkeeper.core.backup import (
 )
 from walkeeper.core.backup_id import BackupId
 from walkeeper.core.wal import WalSegment
-from walkeeper.errors import BackupError, IntegrityError, PostgresError, WalkeeperError
+from walkeeper.errors import (
+    BackupError,
+    IntegrityError,
+    PostgresError,
+    UsageError,
+    WalkeeperError,
+)
 from walkeeper.postgres.backup_mode import BackupMode, BackupStop, backup_mode
 from walkeeper.postgres.control_file import (
     ControlFile,
@@ -48,17 +54,21 @@ from walkeeper.postgres.data_dir import (
 from walkeeper.postgres.facts import ServerFacts
 from walkeeper.postgres.server import Server
 from walkeeper.repository.backups import BackupStore
-from walkeeper.services.backup_copy import BackupCopy
+from walkeeper.services.backup_cleanup import clean_up
+from walkeeper.services.backup_copy import BackupCopy, page_rules
 from walkeeper.services.backup_last import StoppedBackup, collect_last_files, find_outside_files
+from walkeeper.services.backup_part import DamagedFile
 from walkeeper.services.backup_source import BackupProgress, EntrySource, FileSpool
-from walkeeper.services.source_guard import require_source
+from walkeeper.services.source_guard import require_attached, require_source
 from walkeeper.services.wal_wait import wait_for_wal
+from walkeeper.storage.base import ObjectInfo
 
 T = TypeVar("T")
 
 _DEADLINE_S: Final = 30.0
 _ABANDON_S: Final = 30.0
 _CHANCE_BYTES: Final = 3
+_LABEL_BYTES: Final = 255
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +87,7 @@ class BackupSettings:
     run_id: str
     readers: int = 2
     part_bytes: int = 512 << 20
-    wal_patience_s: float = 120.0
+    wal_patience_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +95,26 @@ class BackupResult:
     """A committed backup, what was found damaged on the way, and what was left out."""
 
     facts: BackupFacts
-    damaged: tuple[tuple[str, tuple[int, ...]], ...]
+    damaged: tuple[DamagedFile, ...]
     skipped: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """The cluster as it was when the backup began."""
+    """The cluster as it was just after the backup had begun."""
 
     facts: ServerFacts
     data_dir: Path
     control: ControlFile
     tablespaces: list[TablespaceLink]
     mode: int
-    total_bytes: int
 
 
 class BackupService:
     """Takes base backups of one cluster into one archive.
 
-    Memory: each reader holds two pieces of 4 MiB in the making, what the store holds of a stream
-    (two multipart pieces), and the compressed list of its part.
+    Memory: each reader holds a block of a file, two pieces of 4 MiB in the making, what the store
+    holds of a stream (two multipart pieces), and the compressed list of its part.
     """
 
     def __init__(
@@ -125,39 +134,34 @@ class BackupService:
     async def take(self, label: str, *, fast: bool) -> BackupResult:
         """Take a backup and commit it.
 
-        Whatever raises or cancels leaves no backup, only objects without a manifest, which are
-        removed where that is allowed. Raises BackupError, PostgresError and what storage raises.
+        Whatever raises or cancels before the last write leaves no backup, only objects without a
+        manifest, which are removed where that is allowed. Raises UsageError for a label that
+        cannot be one, BackupError, PostgresError and what storage raises.
         """
-        source = await self._recognise()
+        _check_label(label)
+        facts, data_dir, total_bytes = await self._recognise()
         backup = BackupId.create(datetime.now(UTC), os.urandom(_CHANCE_BYTES))
-        await self._store.claim(
-            BackupStart(
-                name=layout.backup_start(backup),
-                archive=self._store.archive.record.archive,
-                id=str(backup),
-                host=socket.gethostname(),
-                started_at=backup.started_at,
-                writer=self._settings.run_id,
-            )
-        )
-        async with self._spool() as spool:
-            copy = BackupCopy(
-                backup,
-                store=self._store,
-                sealer=self._sealer,
-                pool=self._pool,
-                spool=spool,
-                control=source.control,
-                progress=self._progress,
-            )
-            copy.total_bytes = source.total_bytes
-            try:
-                return await self._take_claimed(copy, source, label, fast=fast)
-            except BaseException:
-                await self._abandon(backup)
-                raise
+        try:
+            claimed = await self._claim(backup)
+            await clean_up(self._store, claimed.modified_at)
+            async with self._spool() as spool:
+                copy = self._copy(backup, spool, total_bytes)
+                manifest = await self._copy_cluster(copy, facts, data_dir, label, fast=fast)
+            copy.report("wal")
+            await self._wait_for_wal(manifest.facts)
+            copy.report("commit")
+            prepared = await self._store.prepare(manifest)
+        except BaseException:
+            await self._abandon(backup)
+            raise
+        # Not to be undone from here on: a manifest whose write failed may still arrive.
+        await self._store.commit(prepared)
+        copy.report("done")
+        stored_bytes = manifest.facts.stored_bytes
+        log.info("backup_committed", backup=str(backup), stored_bytes=stored_bytes)
+        return BackupResult(manifest.facts, copy.damaged, tuple(copy.skipped))
 
-    async def _recognise(self) -> _Source:
+    async def _recognise(self) -> tuple[ServerFacts, Path, int]:
         async with await Server.connect(self._settings.dsn, deadline_s=_DEADLINE_S) as server:
             facts = await server.facts()
             if facts.in_recovery:
@@ -168,47 +172,63 @@ class BackupService:
             require_source(facts, self._store.archive.record)
             data_dir = self._settings.data_dir or facts.data_directory
             await server.check_same_server(data_dir, self._pool)
-            total_bytes = await _estimate(server)
-        control = await self._in_thread(lambda: parse_control_file(read_control_bytes(data_dir)))
-        tablespaces = await self._in_thread(lambda: list_tablespaces(data_dir))
-        mode = await self._in_thread(lambda: data_dir.stat().st_mode & 0o7777)
-        return _Source(facts, data_dir, control, tablespaces, mode, total_bytes)
+            await self._in_thread(lambda: require_attached(data_dir))
+            return facts, data_dir, await _estimate(server)
 
-    async def _take_claimed(
-        self, copy: BackupCopy, source: _Source, label: str, *, fast: bool
-    ) -> BackupResult:
-        copy.report("checkpoint")
-        async with backup_mode(
-            self._settings.dsn, label, fast=fast, deadline_s=_DEADLINE_S
-        ) as mode:
-            await copy.copy(
-                _entry_sources(source),
-                readers=self._settings.readers,
-                part_bytes=self._settings.part_bytes,
-            )
-            # The last file of all, still in backup mode: it is of the backup's own time.
-            control = await self._in_thread(lambda: read_control_bytes(source.data_dir))
-            stop = await mode.stop()
-        parsed = _parse_label(stop)
-        outside = await self._in_thread(lambda: find_outside_files(source.facts))
-        with copy.spool.scratch() as scratch:
-            stopped = StoppedBackup(source.facts, parsed, stop, outside, control)
-            await copy.copy_last(collect_last_files(copy.spool, scratch, stopped))
-        facts = self._facts(copy, source, mode, stop, parsed)
-        copy.report("wal")
-        await self._wait_for_wal(facts)
-        copy.report("commit")
-        await self._store.commit(
-            Manifest(
-                facts=facts,
-                parts=copy.records,
-                settings=_restore_settings(source),
-                config_files=tuple(found.saved for found in outside),
+    async def _claim(self, backup: BackupId) -> ObjectInfo:
+        return await self._store.claim(
+            BackupStart(
+                name=layout.backup_start(backup),
+                archive=self._store.archive.record.archive,
+                id=str(backup),
+                host=socket.gethostname(),
+                started_at=backup.started_at,
+                writer=self._settings.run_id,
             )
         )
-        copy.report("done")
-        log.info("backup_committed", backup=str(copy.backup), stored_bytes=facts.stored_bytes)
-        return BackupResult(facts, copy.damaged, tuple(copy.skipped))
+
+    def _copy(self, backup: BackupId, spool: FileSpool, total_bytes: int) -> BackupCopy:
+        copy = BackupCopy(
+            backup,
+            store=self._store,
+            sealer=self._sealer,
+            pool=self._pool,
+            spool=spool,
+            progress=self._progress,
+        )
+        copy.total_bytes = total_bytes
+        return copy
+
+    async def _copy_cluster(
+        self, copy: BackupCopy, facts: ServerFacts, data_dir: Path, label: str, *, fast: bool
+    ) -> Manifest:
+        settings = self._settings
+        copy.report("checkpoint")
+        async with backup_mode(settings.dsn, label, fast=fast, deadline_s=_DEADLINE_S) as mode:
+            await mode.check_same_server(data_dir, self._pool)
+            # Only now: a tablespace made before would be missing, for its WAL is not replayed.
+            source = await self._in_thread(lambda: _look_at(facts, data_dir))
+            await copy.copy(
+                _entry_sources(source),
+                page_rules(source.control),
+                readers=settings.readers,
+                part_bytes=settings.part_bytes,
+            )
+            # The last file of all, still in backup mode: it is of the backup's own time.
+            control = await self._in_thread(lambda: read_control_bytes(data_dir))
+            stop = await mode.stop()
+        parsed = _parse_label(stop)
+        outside, left_out = await self._in_thread(lambda: find_outside_files(facts))
+        copy.skipped += left_out
+        with copy.spool.scratch() as scratch:
+            stopped = StoppedBackup(facts, parsed, stop, outside, control)
+            await copy.copy_last(collect_last_files(copy.spool, scratch, stopped))
+        return Manifest(
+            facts=self._facts(copy, source, mode, stop, parsed),
+            parts=copy.records,
+            settings=_restore_settings(source),
+            config_files=tuple(found.saved for found in outside),
+        )
 
     async def _wait_for_wal(self, facts: BackupFacts) -> None:
         first, last = facts.required_wal
@@ -244,34 +264,28 @@ class BackupService:
             stored_bytes=copy.stored_bytes,
             parts=len(copy.records),
             files=copy.spool.files,
-            checksum_findings=sum(len(blocks) for _, blocks in copy.damaged),
+            checksum_findings=sum(found.count for found in copy.damaged),
             data_checksums=source.control.data_checksums,
             tablespaces=tuple(
-                TablespaceRecord(link.oid, str(link.location)) for link in source.tablespaces
+                TablespaceRecord(link.oid, _text(link.location)) for link in source.tablespaces
             ),
             wal_first=str(WalSegment.at(label.timeline, label.start, size)),
             wal_last=str(WalSegment.before(label.timeline, stop.stop_lsn, size)),
         )
 
     async def _abandon(self, backup: BackupId) -> None:
-        """Remove what was stored of a backup that will not be: data first, the claim last."""
+        """Remove what was stored of a backup that will not be."""
         try:
             async with asyncio.timeout(_ABANDON_S):
-                async for unfinished in self._store.unfinished():
-                    if unfinished.backup == backup:
-                        await self._store.remove(sorted(unfinished.objects))
+                unfinished = await self._store.find_unfinished(backup)
+                if unfinished is not None:
+                    await self._store.remove(unfinished)
         except (WalkeeperError, TimeoutError) as error:
             log.warning("backup_remains_left", backup=str(backup), reason=str(error))
 
     @asynccontextmanager
     async def _spool(self) -> AsyncIterator[FileSpool]:
-        try:
-            spool = await self._in_thread(lambda: FileSpool(self._settings.spool_dir))
-        except OSError as error:
-            raise BackupError(
-                f"no temporary file can be made in {self._settings.spool_dir}: {error.strerror}",
-                hint="see [agent] state_dir",
-            ) from error
+        spool = await self._in_thread(lambda: FileSpool(self._settings.spool_dir))
         try:
             yield spool
         finally:
@@ -279,6 +293,27 @@ class BackupService:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _check_label(label: str) -> None:
+    # backup_label is made of lines, and MAXPGPATH bounds the label (xlog.c, do_pg_backup_start).
+    if not label.isprintable() or not 1 <= len(label.encode()) <= _LABEL_BYTES:
+        raise UsageError(f"a label is 1 to {_LABEL_BYTES} bytes of printable characters")
+
+
+def _look_at(facts: ServerFacts, data_dir: Path) -> _Source:
+    return _Source(
+        facts,
+        data_dir,
+        parse_control_file(read_control_bytes(data_dir)),
+        list_tablespaces(data_dir),
+        data_dir.stat().st_mode & 0o7777,
+    )
+
+
+def _text(path: Path) -> str:
+    """A path for JSON, which knows no bytes that are not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _entry_sources(source: _Source) -> list[EntrySource]:

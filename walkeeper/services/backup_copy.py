@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Final
 
 from walkeeper.codec.sealer import Sealer
@@ -15,7 +16,7 @@ from walkeeper.errors import unwrapped
 from walkeeper.postgres.control_file import ControlFile
 from walkeeper.postgres.data_dir import DataEntry
 from walkeeper.repository.backups import BackupStore
-from walkeeper.services.backup_part import GivenFile, PageRules, PartWriter
+from walkeeper.services.backup_part import DamagedFile, GivenFile, PageRules, PartWriter
 from walkeeper.services.backup_source import BackupProgress, EntrySource, FileSpool
 
 _REPORT_S: Final = 0.5
@@ -32,7 +33,6 @@ class BackupCopy:
         sealer: Sealer,
         pool: ThreadPoolExecutor,
         spool: FileSpool,
-        control: ControlFile,
         progress: Callable[[BackupProgress], None],
     ) -> None:
         self.backup = backup
@@ -42,26 +42,32 @@ class BackupCopy:
         self._store = store
         self._sealer = sealer
         self._pool = pool
-        self._pages = page_rules(control)
         self._progress = progress
         self._writers: list[PartWriter] = []
         self._numbers: dict[int | None, int] = {}
         self._records: list[PartRecord] = []
 
-    async def copy(self, sources: list[EntrySource], *, readers: int, part_bytes: int) -> None:
+    async def copy(
+        self,
+        sources: list[EntrySource],
+        pages: PageRules | None,
+        *,
+        readers: int,
+        part_bytes: int,
+    ) -> None:
         """All entries of the sources, by ``readers`` parts at once of about ``part_bytes``."""
         with unwrapped():
             async with asyncio.TaskGroup() as group:
                 reporting = group.create_task(self._keep_reporting())
                 async with asyncio.TaskGroup() as readers_group:
                     for _ in range(readers):
-                        readers_group.create_task(self._read(sources, part_bytes))
+                        readers_group.create_task(self._read(sources, pages, part_bytes))
                 reporting.cancel()
         self.skipped += [reason for source in sources for reason in source.skipped]
 
     async def copy_last(self, files: Iterable[GivenFile]) -> None:
         """The last part of the data directory, with these files in this order."""
-        await self._store_part(self._next_part(None), iter(files))
+        await self._store_part(self._next_part(None), None, iter(files))
 
     @property
     def records(self) -> tuple[PartRecord, ...]:
@@ -74,8 +80,8 @@ class BackupCopy:
         return sum(part.stored_bytes + part.list_bytes for part in self._records)
 
     @property
-    def damaged(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Files with damaged pages, and their blocks, counted within the file."""
+    def damaged(self) -> tuple[DamagedFile, ...]:
+        """The files with damaged pages."""
         return tuple(found for writer in self._writers for found in writer.counts.damaged)
 
     def report(self, phase: str) -> None:
@@ -96,12 +102,14 @@ class BackupCopy:
             self.report("copy")
             await asyncio.sleep(_REPORT_S)
 
-    async def _read(self, sources: list[EntrySource], part_bytes: int) -> None:
+    async def _read(
+        self, sources: list[EntrySource], pages: PageRules | None, part_bytes: int
+    ) -> None:
         loop = asyncio.get_running_loop()
         for source in sources:
             while (first := await loop.run_in_executor(self._pool, source.take)) is not None:
                 entries = source.portion(first, part_bytes)
-                await self._store_part(self._next_part(source.tablespace), entries)
+                await self._store_part(self._next_part(source.tablespace), pages, entries)
 
     def _next_part(self, tablespace: int | None) -> BackupPart:
         number = self._numbers.get(tablespace, 0) + 1
@@ -109,27 +117,32 @@ class BackupCopy:
         return BackupPart(self.backup, tablespace, number)
 
     async def _store_part(
-        self, part: BackupPart, entries: Iterator[DataEntry] | Iterator[GivenFile]
+        self,
+        part: BackupPart,
+        pages: PageRules | None,
+        entries: Iterator[DataEntry] | Iterator[GivenFile],
     ) -> None:
-        writer = PartWriter(part, self._sealer, self.spool, self._pages)
+        writer = PartWriter(part, self._sealer, self.spool, pages)
         self._writers.append(writer)
-        await self._store.put_stream(part.data_name, self._pull(writer.pieces(entries)))
-        await self._store.put_stream(part.files_name, self._pull(writer.list_pieces()))
+        async with aclosing(self._pull(writer.pieces(entries))) as pieces:
+            await self._store.put_stream(part.data_name, pieces, writer.data_digest)
+        async with aclosing(self._pull(writer.list_pieces())) as pieces:
+            await self._store.put_stream(part.files_name, pieces, writer.list_digest)
         self._records.append(writer.record())
 
-    async def _pull(self, pieces: Iterator[bytearray]) -> AsyncIterator[bytearray]:
+    async def _pull(self, pieces: Iterator[bytearray]) -> AsyncGenerator[bytearray, None]:
         """The pieces, one made in a thread while the one before is on its way."""
         loop = asyncio.get_running_loop()
         making = loop.run_in_executor(self._pool, next, pieces, None)
         try:
-            while (piece := await making) is not None:
+            while (piece := await asyncio.shield(making)) is not None:
                 making = loop.run_in_executor(self._pool, next, pieces, None)
                 yield piece
         finally:
-            # The thread may be in the middle of a file: nothing of it may be closed under it.
+            # The thread may be in the middle of a file: nothing may be closed under it. What it
+            # raises has been raised here, or does not matter to whoever went away.
             await asyncio.wait({making})
-            if not making.cancelled():
-                making.exception()
+            making.exception()
 
 
 def page_rules(control: ControlFile) -> PageRules | None:

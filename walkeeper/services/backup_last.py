@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,11 @@ CONFIG_FOLDER: Final = "walkeeper_config"
 
 # src/backend/utils/misc/guc-file.l; an ident or hba file may include others since 16 (hba.c).
 _INCLUDE: Final = re.compile(
-    r"^\s*@?(include(?:_if_exists|_dir)?)\s*=?\s*'?([^'#\n]+?)'?\s*(?:#.*)?$", re.IGNORECASE
+    r"^\s*(include(?:_if_exists|_dir)?)\b\s*=?\s*(?:'([^'\n]+)'|\"([^\"\n]+)\"|([^\s#'\"]+))",
+    re.IGNORECASE,
 )
+# A list of databases or users in a file of its own (hba.c, next_field_expand).
+_NAMES_FILE: Final = re.compile(r"(?:^|[\s,])@(?:\"([^\"\n]+)\"|([^\s,#\"]+))")
 _CONFIG_LIMIT: Final = 4 << 20
 _FILES_LIMIT: Final = 500
 
@@ -48,45 +53,68 @@ class OutsideFile:
     content: bytes
 
 
-def find_outside_files(facts: ServerFacts) -> list[OutsideFile]:
+def find_outside_files(facts: ServerFacts) -> tuple[list[OutsideFile], list[str]]:
     """The server's configuration files outside the data directory, with what they include.
 
-    Blocks. A file that cannot be read is left out: it is not needed to rebuild the cluster.
+    Returns also why others were left out: a file that cannot be read is no reason to fail, it is
+    not needed to rebuild the cluster. Blocks.
     """
     found: dict[Path, OutsideFile] = {}
-    waiting = [facts.config_file, facts.hba_file, facts.ident_file]
-    while waiting and len(found) < _FILES_LIMIT:
-        path = waiting.pop(0)
-        if path in found:
+    left_out: list[str] = []
+    seen: set[Path] = set()
+    waiting = [(facts.config_file, False), (facts.hba_file, True), (facts.ident_file, True)]
+    while waiting and len(seen) < _FILES_LIMIT:
+        named, names = waiting.pop(0)
+        path = Path(os.path.normpath(named))  # no ".." in the name of a member
+        if path in seen:
             continue
-        content = _read(path)
-        if content is None:
+        seen.add(path)
+        try:
+            content = _read(path)
+            waiting += [(one, names) for one in _included(path, content, names=names)]
+        except FileNotFoundError:
+            continue  # as include_if_exists allows; the server has complained about the others
+        except OSError as error:
+            left_out.append(f"{path}: {error.strerror or error}")
             continue
-        waiting += _includes(path, content)
         if not path.is_relative_to(facts.data_directory):
-            member = f"{CONFIG_FOLDER}{path}" if path.is_absolute() else f"{CONFIG_FOLDER}/{path}"
-            found[path] = OutsideFile(SavedConfig(str(path), member), content)
-    return list(found.values())
+            # What is not UTF-8 cannot stand in the manifest: the copy is for reading.
+            name = os.fsencode(path).decode("utf-8", "backslashreplace")
+            member = f"{CONFIG_FOLDER}/{name.lstrip('/')}"
+            found[path] = OutsideFile(SavedConfig(name, member), content)
+    return list(found.values()), left_out
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("not a regular file")
+    with path.open("rb") as file:
+        return file.read(_CONFIG_LIMIT)
+
+
+def _included(path: Path, content: bytes, *, names: bool) -> list[Path]:
+    """The files that a file includes; with ``names`` also lists of names (hba and ident files).
+
+    Raises OSError for a directory that may not be read.
+    """
+    included: list[Path] = []
+    for line in os.fsdecode(content).splitlines():
+        if match := _INCLUDE.match(line):
+            target = path.parent / (match[2] or match[3] or match[4])
+            is_folder = match[1].lower() == "include_dir"
+            included += _configuration_in(target) if is_folder else [target]
+        elif names and not line.lstrip().startswith("#"):
+            included += [path.parent / (one or two) for one, two in _NAMES_FILE.findall(line)]
+    return included
+
+
+def _configuration_in(folder: Path) -> list[Path]:
+    # guc-file.l, ParseConfigDirectory: names that begin with a dot are passed over.
     try:
-        with path.open("rb") as file:
-            return file.read(_CONFIG_LIMIT)
-    except OSError:
-        return None
-
-
-def _includes(path: Path, content: bytes) -> Iterator[Path]:
-    for line in content.decode("utf-8", "replace").splitlines():
-        match = _INCLUDE.match(line)
-        if match is None:
-            continue
-        target = path.parent / match[2].strip().strip('"')
-        if match[1].lower() != "include_dir":
-            yield target
-        elif target.is_dir():
-            yield from sorted(target.glob("*.conf"))
+        found = [path for path in folder.iterdir() if path.suffix == ".conf"]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def collect_last_files(

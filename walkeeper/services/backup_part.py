@@ -12,11 +12,14 @@ import io
 import os
 import pwd
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import BinaryIO, Final, Protocol
+
+import msgspec
 
 from walkeeper.codec.sealer import Sealer
 from walkeeper.core.backup import FileEntry, PartRecord, encode_files
@@ -25,14 +28,17 @@ from walkeeper.errors import BackupError
 from walkeeper.postgres.data_dir import DataEntry, EntryKind
 from walkeeper.postgres.exclusions import find_checksummed_segment
 from walkeeper.postgres.page_checksum import PageVerifier
+from walkeeper.repository.archive import StoredDigest
 
 PIECE_BYTES: Final = 4 << 20
-"""What `PartWriter.next_piece` gives at once, about."""
+"""About the size of a piece of a part."""
 _BLOCK_BYTES: Final = 1 << 20
 _GATHER_BYTES: Final = 256 << 10
 """Small files are put together to this before they are compressed: calls cost more than bytes."""
 MAX_FILES: Final = 20_000
 """Files in one part, so that its list stays small in memory."""
+_BLOCKS_KEPT: Final = 100
+"""Damaged blocks of a file that are remembered to be told; the list beside the part has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +75,40 @@ class FileSink(Protocol):
         ...
 
 
+class DamagedFile(msgspec.Struct, frozen=True):
+    """A file with pages whose checksums do not hold; ``path`` is relative to the data directory.
+
+    ``count`` pages are damaged; ``blocks`` are the first of them, counted within this file.
+    """
+
+    path: str
+    count: int
+    blocks: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class PartCounts:
     """How far a part is; read by others while it grows."""
 
     files: int = 0
     plain_bytes: int = 0
-    damaged: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    damaged: list[DamagedFile] = field(default_factory=list)
 
 
 class PartWriter:
-    """Turns entries into the pieces of one part, and then the list of its files."""
+    """Turns entries into the pieces of one part, and then the list of its files.
+
+    ``sleep`` is the pause before a page that fails its checksum is read again.
+    """
 
     def __init__(
-        self, part: BackupPart, sealer: Sealer, sink: FileSink, pages: PageRules | None
+        self,
+        part: BackupPart,
+        sealer: Sealer,
+        sink: FileSink,
+        pages: PageRules | None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.part = part
         self.counts = PartCounts()
@@ -91,47 +117,79 @@ class PartWriter:
         self._list_pieces: list[bytearray] = []
         self._sink = sink
         self._pages = pages
+        self._sleep = sleep
+        # Given out again and again: whoever takes a block copies or digests it at once.
+        self._buffer = memoryview(bytearray(_BLOCK_BYTES))
         self._gathered = bytearray()
+        self._gathered_lines = bytearray()
+        self._ready = bytearray()
 
     def pieces(self, entries: Iterator[DataEntry | GivenFile]) -> Iterator[bytearray]:
         """The stored bytes of the part, in pieces; entries are read as they are needed."""
-        ready = bytearray()
         for entry in entries:
             for block in self._members(entry):
-                self._gathered += block
-                if len(self._gathered) >= _GATHER_BYTES:
-                    self._flush(ready)
-                if len(ready) >= PIECE_BYTES:
-                    yield ready
-                    ready = bytearray()
-        self._gathered += bytes(2 * tarfile.BLOCKSIZE)  # the end of a tar archive, POSIX pax
-        self._flush(ready)
-        _append(ready, self._data.finish())
-        yield ready
+                self._take(block)
+                if len(self._ready) >= PIECE_BYTES:
+                    yield self._give()
+        self._take(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar archive, POSIX pax
+        self._flush()
+        self._keep(self._data.finish())
+        yield self._give()
 
     def list_pieces(self) -> Iterator[bytearray]:
         """The stored bytes of the list; to be asked for after the last piece of the part."""
+        self._flush_lines()
         self._list_pieces += self._list.finish()
         yield from self._list_pieces
 
+    def data_digest(self) -> StoredDigest:
+        """What the stored part must be, once all its pieces were given out."""
+        return StoredDigest(self._data.size_bytes, self._data.sha256.hex())
+
+    def list_digest(self) -> StoredDigest:
+        """What the stored list must be, once all its pieces were given out."""
+        return StoredDigest(self._list.size_bytes, self._list.sha256.hex())
+
     def record(self) -> PartRecord:
         """What the manifest says of the part, once both objects are stored."""
+        data, files = self.data_digest(), self.list_digest()
         return PartRecord(
             tablespace=self.part.tablespace,
             number=self.part.number,
-            stored_bytes=self._data.size_bytes,
-            stored_sha256=self._data.sha256.hex(),
+            stored_bytes=data.size_bytes,
+            stored_sha256=data.sha256,
             list_name=self.part.files_name,
-            list_bytes=self._list.size_bytes,
-            list_sha256=self._list.sha256.hex(),
+            list_bytes=files.size_bytes,
+            list_sha256=files.sha256,
             size_bytes=self._data.plain_size,
             files=self.counts.files,
         )
 
-    def _flush(self, ready: bytearray) -> None:
-        _append(ready, self._data.write(self._gathered))
-        self.counts.plain_bytes += len(self._gathered)
-        self._gathered = bytearray()
+    def _take(self, block: bytes | memoryview) -> None:
+        if len(block) >= _GATHER_BYTES:
+            self._flush()
+            self._compress(block)
+            return
+        self._gathered += block
+        if len(self._gathered) >= _GATHER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._gathered:
+            self._compress(self._gathered)
+            self._gathered.clear()
+
+    def _compress(self, block: bytes | bytearray | memoryview) -> None:
+        self._keep(self._data.write(block))
+        self.counts.plain_bytes += len(block)
+
+    def _keep(self, sealed: list[bytearray]) -> None:
+        for piece in sealed:
+            self._ready += piece
+
+    def _give(self) -> bytearray:
+        piece, self._ready = self._ready, bytearray()
+        return piece
 
     def _members(self, entry: DataEntry | GivenFile) -> Iterator[bytes | memoryview]:
         if isinstance(entry, GivenFile):
@@ -188,7 +246,7 @@ class PartWriter:
         verifier = self._verifier(entry, file)
         bad: list[int] = []
         offset = 0
-        for block in _read_blocks(file, facts.st_size):
+        for block in _read_blocks(file, facts.st_size, self._buffer):
             digest.update(block)
             if verifier is not None:
                 bad += verifier.feed(offset, block)
@@ -220,6 +278,7 @@ class PartWriter:
             lambda offset, size: os.pread(file, size, offset),
             block_size=self._pages.block_size,
             blocks_per_file=self._pages.blocks_per_file,
+            sleep=self._sleep,
         )
 
     def _add(
@@ -244,20 +303,23 @@ class PartWriter:
         )
         self.counts.files += 1
         if bad:
-            self.counts.damaged.append((path, bad))
+            whole = (
+                path if self.part.tablespace is None else f"pg_tblspc/{self.part.tablespace}/{path}"
+            )
+            self.counts.damaged.append(DamagedFile(whole, len(bad), bad[:_BLOCKS_KEPT]))
         for line in encode_files([entry]):
-            self._list_pieces += self._list.write(line)
+            self._gathered_lines += line
+        if len(self._gathered_lines) >= _GATHER_BYTES:
+            self._flush_lines()
         self._sink.add(self.part, entry)
 
+    def _flush_lines(self) -> None:
+        self._list_pieces += self._list.write(self._gathered_lines)
+        self._gathered_lines.clear()
 
-def _append(ready: bytearray, pieces: list[bytearray]) -> None:
-    for piece in pieces:
-        ready += piece
 
-
-def _read_blocks(file: int, size: int) -> Iterator[memoryview]:
-    # One buffer, given out again and again: whoever takes a block copies or digests it at once.
-    buffer = memoryview(bytearray(min(size, _BLOCK_BYTES)))
+def _read_blocks(file: int, size: int, buffer: memoryview) -> Iterator[memoryview]:
+    """At most ``size`` bytes, full buffers but for the last; fewer when the file has shrunk."""
     left = size
     while left > 0:
         wanted = min(left, len(buffer))

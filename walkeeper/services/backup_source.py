@@ -16,6 +16,7 @@ import msgspec
 from walkeeper.core.backup import FileEntry, decode_files, encode_files
 from walkeeper.core.backup_manifest import ManifestFile
 from walkeeper.core.layout import BackupPart
+from walkeeper.errors import BackupError
 from walkeeper.postgres.control_file import CONTROL_FILE
 from walkeeper.postgres.data_dir import DataEntry, EntryKind
 from walkeeper.services.backup_part import MAX_FILES
@@ -41,7 +42,7 @@ class EntrySource:
             for entry in self._entries:
                 if entry.kind is not EntryKind.SKIPPED:
                     return entry
-                self.skipped.append(f"{entry.path}: {entry.reason}")
+                self.skipped.append(f"{entry.source}: {entry.reason}")
             return None
 
     def portion(self, first: DataEntry, limit_bytes: int) -> Iterator[DataEntry]:
@@ -65,7 +66,7 @@ class FileSpool:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._lines: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - see close
+        self._lines = self.scratch()
         self._lock = threading.Lock()
         self.files = 0
         self.size_bytes = 0
@@ -83,12 +84,18 @@ class FileSpool:
             modified_at=entry.modified_at,
         )
         with self._lock:
-            self._lines.writelines(encode_files([named]))
+            try:
+                self._lines.writelines(encode_files([named]))
+            except OSError as error:
+                raise self._cannot_write(error) from error
             self.files += 1
             self.size_bytes += entry.size_bytes
 
     def manifest_files(self, control: bytes) -> Iterator[ManifestFile]:
-        """The files as PostgreSQL's manifest lists them, and last ``pg_control`` as given."""
+        """The files as PostgreSQL's manifest lists them, and last ``pg_control`` as given.
+
+        Not to be iterated while files are added.
+        """
         self._lines.seek(0)
         for entry in decode_files(self._lines):
             yield ManifestFile(
@@ -103,8 +110,17 @@ class FileSpool:
         self._lines.seek(0, os.SEEK_END)
 
     def scratch(self) -> BinaryIO:
-        """A further unlinked file beside it; the caller closes it."""
-        return tempfile.TemporaryFile(dir=self._directory)
+        """A further unlinked file beside it; the caller closes it. Raises BackupError."""
+        try:
+            return tempfile.TemporaryFile(dir=self._directory)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: OSError) -> BackupError:
+        return BackupError(
+            f"the list of the backup's files cannot be kept in {self._directory}: {error.strerror}",
+            hint="see [agent] state_dir; some 300 bytes are needed for each file of the cluster",
+        )
 
     def close(self) -> None:
         """Give the space back."""

@@ -169,7 +169,6 @@ identity_file = "{root}/key.txt"
 
 [agent]
 socket = "{root}/agent.sock"
-http = ""
 state_dir = "{root}/state"
 """
         path = self._place.write("walkeeper.toml", text)

@@ -32,7 +32,6 @@ identity_file = "{root}/key.txt"
 
 [agent]
 socket = "{root}/agent.sock"
-http = ""
 state_dir = "{root}/state"
 """
 POSTGRES = """

@@ -119,8 +119,9 @@ class Sealer:
     def start(self, name: ObjectName) -> ObjectWriter:
         """Begin an object whose content is not known beforehand."""
         file_key = os.urandom(FILE_KEY_BYTES)
-        stream = _Stream(file_key, self._level)
-        return ObjectWriter(self._header(name, file_key), stream, self._signing)
+        # Its header cannot carry a content code, so no digest of the plaintext is needed.
+        stream = _Stream(file_key, self._level, with_digest=False)
+        return ObjectWriter(self._header(name, file_key), stream)
 
     def _header(
         self,
@@ -153,10 +154,9 @@ class ObjectWriter:
     counts what was taken in.
     """
 
-    def __init__(self, header: bytes, stream: _Stream, signing: SigningKey) -> None:
+    def __init__(self, header: bytes, stream: _Stream) -> None:
         self._out = bytearray(header)
         self._stream = stream
-        self._signing = signing
         self._digest = hashlib.sha256()
         self.size_bytes = 0
         stream.begin(self._out)
@@ -181,11 +181,6 @@ class ObjectWriter:
         """Digest of all pieces given out."""
         return self._digest.digest()
 
-    @property
-    def content(self) -> bytes:
-        """Content code of what was taken in, see `SigningKey.content_code`."""
-        return self._signing.content_code(self._stream.sha256)
-
     def _give(self) -> list[bytearray]:
         piece, self._out = self._out, bytearray()
         self._digest.update(piece)
@@ -196,8 +191,8 @@ class ObjectWriter:
 class _Stream:
     """SHA-256, zstd and STREAM, one behind the other, appending to the caller's buffer."""
 
-    def __init__(self, file_key: bytes, level: int) -> None:
-        self._digest = hashlib.sha256()
+    def __init__(self, file_key: bytes, level: int, *, with_digest: bool = True) -> None:
+        self._digest = hashlib.sha256() if with_digest else None
         self._compressor = Compressor(level)
         self._encryptor = StreamEncryptor(file_key)
         self.plain_size = 0
@@ -205,13 +200,15 @@ class _Stream:
 
     @property
     def sha256(self) -> bytes:
+        assert self._digest is not None, "it was begun without a digest"
         return self._digest.digest()
 
     def begin(self, into: bytearray) -> None:
         self._encryptor.begin(into)
 
     def add(self, block: Buffer, into: bytearray) -> None:
-        self._digest.update(block)
+        if self._digest is not None:
+            self._digest.update(block)
         self.plain_size += len(block)
         self._store(self._compressor.compress(block), into)
 

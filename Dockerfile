@@ -27,8 +27,8 @@ ENV PATH=/opt/walkeeper/bin:$PATH
 USER postgres
 VOLUME ["/var/lib/walkeeper"]
 STOPSIGNAL SIGTERM
-# Asks the agent, not the repository: no LIST is paid for every 30 seconds.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["python", "-c", \
-    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9188/healthz', timeout=5)"]
+# Asks whether the agent listens, not the repository: no LIST is paid for every 30 seconds.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["python", "-I", "-S", "-c", \
+    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect('/run/walkeeper/agent.sock')"]
 ENTRYPOINT ["walkeeper"]
 CMD ["agent"]

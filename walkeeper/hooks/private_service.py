@@ -168,9 +168,10 @@ def become(arguments: list[str], log: int) -> None:
 
 
 def last_line(log: int, begin: int) -> str:
-    """The last line that has been written since the log was ``begin`` bytes long."""
+    """The last line, hints apart, that was written since the log was ``begin`` bytes long."""
     size = posix.fstat(log).st_size
     start_at = max(begin, size - 4096)
     lines = posix.pread(log, size - start_at, start_at).decode("utf-8", "replace").split("\n")
-    written = [line.strip() for line in lines if line.strip()]
+    stripped = (line.strip() for line in lines)
+    written = [line for line in stripped if line and not line.startswith("hint:")]
     return written[-1] if written else "it wrote nothing"

@@ -41,6 +41,7 @@ class Installation:
     url: str = ""
     can_read: bool = True
     agent: subprocess.Popen[bytes] | None = None
+    agent_log_begin: int = 0
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -139,6 +140,7 @@ class Installation:
     def start_agent(self, *, wait: bool = True) -> None:
         """Start ``walkeeper agent``; returns when it listens, with ``wait=False`` at once."""
         assert not self.agent_running, "the agent runs already"
+        self.agent_log_begin = len(self.agent_log)
         with self.agent_log_file.open("ab") as log:
             self.agent = subprocess.Popen(
                 [str(self.program), "--config", str(self.config_file), "agent"],
@@ -158,6 +160,14 @@ class Installation:
             )
             if not self.agent_running:
                 pytest.fail(f"the agent did not start:\n{self.agent_log}")
+
+    def wait_recognised(self) -> None:
+        """Wait until the agent that was started last has recognised its server."""
+        wait_until(
+            lambda: "source_verified" in self.agent_log[self.agent_log_begin :],
+            f"the agent to recognise its server:\n{self.agent_log}",
+            AGENT_TIMEOUT_S,
+        )
 
     @property
     def agent_running(self) -> bool:
@@ -253,7 +263,8 @@ def installation(make_installation: MakeInstallation) -> Installation:
 
 @pytest.fixture
 def archiving(installation: Installation) -> Installation:
-    """An installation whose server archives through a running agent."""
+    """An installation whose server archives through a running agent, which has recognised it."""
     installation.initialise()
     installation.start_agent()
+    installation.wait_recognised()
     return installation

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from walkeeper.agent.keyring import load_keyring
 from walkeeper.codec.opener import Opener
@@ -95,16 +95,22 @@ class Workshop:
 
 
 @asynccontextmanager
-async def open_workshop(config: Config, *, allow_unsigned: bool = False) -> AsyncIterator[Workshop]:
+async def open_workshop(
+    config: Config, *, allow_unsigned: bool = False, patience_s: float | None = None
+) -> AsyncIterator[Workshop]:
     """Load the keys, open the store, and close everything at the end.
 
     One pool does all CPU and file work: its threads bound how much of it happens at once.
+    ``patience_s`` is how long an operation on the store is tried again, where somebody waits for
+    the answer; None leaves it at what suits a service.
     """
     workers = 4 + 2 * (os.cpu_count() or 1)
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="walkeeper") as pool:
         loop = asyncio.get_running_loop()
         keyring = await loop.run_in_executor(pool, load_keyring, config.encryption)
         settings = await loop.run_in_executor(pool, storage_settings, config)
+        if patience_s is not None:
+            settings = replace(settings, deadline_s=patience_s)
         counters = StorageCounters()
         storage = open_storage(settings, pool, counters)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from walkeeper.cli.exits import exit_codes
-from walkeeper.cli.main import Options, run
+from walkeeper.cli.main import PATIENCE_S, Options, run
 
 if TYPE_CHECKING:
     from walkeeper.cli.backups_report import BackupsReport
@@ -39,7 +39,7 @@ async def _list(options: Options) -> BackupsReport:
     from walkeeper.agent.compose import open_workshop
     from walkeeper.cli.backups_report import report_of
 
-    async with open_workshop(options.load()) as shop:
+    async with open_workshop(options.load(), patience_s=PATIENCE_S) as shop:
         archive = await shop.archive(options.archive)
         store = shop.backups(archive)
         listed = await store.list_backups()

@@ -7,21 +7,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import datetime
-from pathlib import Path
 
 from walkeeper.agent.compose import open_workshop
 from walkeeper.agent.keyring import load_keyring
 from walkeeper.cli.init import find_program
-from walkeeper.cli.main import Options
+from walkeeper.cli.main import PATIENCE_S, Options
 from walkeeper.cli.status import ask_agent
 from walkeeper.config import Config
-from walkeeper.keys.keyring import Keyring
+from walkeeper.keys.files import parse_identity_file
 from walkeeper.keys.load import read_key_file
 from walkeeper.postgres.facts import ServerFacts
 from walkeeper.postgres.server import Server
 from walkeeper.repository.archive import Archive
 from walkeeper.services import check
 from walkeeper.services.archiving_settings import make_archive_command
+from walkeeper.services.check_keys import KeysAtHand, check_keys
 from walkeeper.services.checklist import Checklist, Remark
 
 _DEADLINE_S = 30.0
@@ -76,8 +76,8 @@ class Steps:
 
     async def _keys(self, config: Config) -> Remark:
         loop = asyncio.get_running_loop()
-        keyring, exposed = await loop.run_in_executor(self._pool, _load_keys, config)
-        return await check.check_keys(keyring, exposed, self._pool)
+        keys = await loop.run_in_executor(self._pool, _load_keys, config)
+        return await check_keys(keys, self._pool)
 
     async def _check_repository(self, config: Config) -> None:
         if not await self._list.step("repository", lambda: self._open(config)):
@@ -88,7 +88,7 @@ class Steps:
             await self._list.step("overwriting", lambda: check.check_creates(archive))
 
     async def _open(self, config: Config) -> Remark:
-        shop = await self._stack.enter_async_context(open_workshop(config))
+        shop = await self._stack.enter_async_context(open_workshop(config, patience_s=PATIENCE_S))
         archive = await shop.archive(self._options.archive)
         remark = await check.check_archive(archive)
         self._archive = archive
@@ -139,9 +139,18 @@ class Steps:
             await self._list.step("reading back", flow.read_back)
 
 
-def _load_keys(config: Config) -> tuple[Keyring, list[Path]]:
-    """The keys, and the files of them that others may read; blocks."""
+def _load_keys(config: Config) -> KeysAtHand:
+    """The keys and what is known of their files; blocks."""
     encryption = config.encryption
     keyring = load_keyring(encryption)
-    paths = [encryption.identity_file, encryption.writer_key_file]
-    return keyring, [path for path in paths if path is not None and read_key_file(path).exposed]
+    pinned = keyring.writers if encryption.writers else ()
+    exposed = []
+    for path in (encryption.identity_file, encryption.writer_key_file):
+        if path is None:
+            continue
+        found = read_key_file(path)
+        if found.exposed:
+            exposed.append(path)
+        if path == encryption.identity_file and not pinned:
+            pinned = parse_identity_file(found.text, str(path)).writers
+    return KeysAtHand(keyring, pinned, tuple(exposed))

@@ -34,6 +34,8 @@ _COMMANDS: Final = {
     "restore": ("restore", "Rebuild a cluster, at its end or at any moment before."),
     "status": ("status", "Show the health of the archive at a glance."),
 }
+PATIENCE_S: Final = 20.0
+"""How long commands that only look go on trying while the store does not answer."""
 _HIDDEN: Final = {"fetch-service"}
 _HOOKS: Final = {
     "wal-fetch": "The restore_command: wal-fetch %f %p.",

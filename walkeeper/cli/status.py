@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from walkeeper.cli.exits import exit_codes
-from walkeeper.cli.main import Options, run
+from walkeeper.cli.main import PATIENCE_S, Options, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ async def _status(options: Options) -> tuple[StatusReport, WalkeeperError | None
         trouble = error.message
     if agent is None and trouble is None and config.cluster.dsn is not None:
         trouble = f"no agent answers on {config.agent.socket}"
-    async with open_workshop(config) as shop:
+    async with open_workshop(config, patience_s=PATIENCE_S) as shop:
         return await _look(options, shop, agent, trouble)
 
 

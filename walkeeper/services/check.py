@@ -7,29 +7,22 @@ appear are segments which PostgreSQL archives anyway.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from walkeeper.codec.opener import Opener
-from walkeeper.codec.sealer import Sealer
-from walkeeper.codec.stanza import ObjectContext
-from walkeeper.codec.writer import SigningKey
-from walkeeper.core.layout import BACKUPS_PREFIX, ObjectName, wal_object
+from walkeeper.core.layout import BACKUPS_PREFIX, wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.core.walpage import LongPageHeader, parse_long_header
 from walkeeper.errors import (
     IntegrityError,
-    KeyUnavailable,
     NoSuchSegment,
     ObjectNotFound,
     PostgresError,
     WalkeeperError,
 )
-from walkeeper.keys.keyring import Keyring
 from walkeeper.postgres.facts import ServerFacts
 from walkeeper.postgres.server import Server
 from walkeeper.postgres.settings import find_missing_rights
@@ -39,8 +32,6 @@ from walkeeper.services.agent_status import AgentStatus
 from walkeeper.services.checklist import Remark
 from walkeeper.services.source_guard import require_source
 
-_SAMPLE: Final = b"what is sealed here can be opened here"
-_SAMPLE_NAME: Final = ObjectName("check.zst.age")
 _POLL_S: Final = 0.25
 _HEADER_BYTES: Final = 8192
 _FLOW_RIGHTS: Final = ("pg_create_restore_point(text)", "pg_switch_wal()")
@@ -50,49 +41,6 @@ _BACKUP_RIGHTS_14: Final = (
     "pg_stop_backup(boolean,boolean)",
 )
 _NAMED_SINCE: Final = 15
-
-
-async def check_keys(keyring: Keyring, exposed: Sequence[Path], pool: ThreadPoolExecutor) -> Remark:
-    """What this host can seal it can also open, and readers believe its signature.
-
-    ``exposed`` are key files that others than their owner may read.
-    """
-    loop = asyncio.get_running_loop()
-    text = await loop.run_in_executor(pool, _try_keys, keyring)
-    if exposed:
-        listed = ", ".join(map(str, exposed))
-        return Remark(text, f"others can read {listed}", f"chmod 600 {listed}")
-    return Remark(text)
-
-
-def _try_keys(keyring: Keyring) -> str:
-    if keyring.writer_key is None or not keyring.recipients:
-        keyring.require_identities()
-        return "an identity to read with; no writer key, so this host only reads"
-    signing = SigningKey.derive(keyring.writer_key)
-    if signing.writer not in keyring.writers:
-        raise KeyUnavailable(
-            f"the writer key here is {signing.writer}, which is not among the writers that readers "
-            "believe",
-            hint="add it to [encryption] writers, or use the cluster's own writer key",
-        )
-    context = ObjectContext(archive=secrets.token_hex(16), system_identifier="1", writer="check")
-    sealed = Sealer(keyring.recipients, signing, context).seal(_SAMPLE_NAME, [_SAMPLE])
-    count = len(keyring.recipients)
-    sealing = f"seals for {count} recipient{'' if count == 1 else 's'}"
-    if not keyring.identities:
-        return f"{sealing}; no identity, so this host cannot read"
-    opener = Opener(
-        archive=context.archive,
-        system_identifier=context.system_identifier,
-        writers=keyring.writers,
-        identities=keyring.identities,
-        signing=signing,
-    )
-    opened = opener.open_whole(_SAMPLE_NAME, sealed.body(), limit_bytes=len(_SAMPLE))
-    if opened.plaintext != _SAMPLE:
-        raise IntegrityError("what was sealed came out otherwise")
-    return f"{sealing}, and the identity here opens it"
 
 
 async def check_archive(archive: Archive) -> Remark:

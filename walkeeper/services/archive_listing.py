@@ -32,7 +32,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.segment_set import SegmentRange, SegmentSet
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import BackupHistoryFile, SegmentSize, TimelineHistoryFile, WalSegment
-from walkeeper.errors import IntegrityError
+from walkeeper.errors import IntegrityError, unwrapped
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore, ListedBackup
 from walkeeper.services.history_files import parse_history
@@ -153,8 +153,9 @@ class ArchiveListing:
         histories = stored if read_histories else []
         known: dict[int, TimelineHistory] = {}
         damaged: dict[int, IntegrityError] = {}
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._read_history(timeline)) for timeline in histories]
+        with unwrapped():
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._read_history(timeline)) for timeline in histories]
         for timeline, task in zip(histories, tasks, strict=True):
             match task.result():
                 case TimelineHistory() as history:
@@ -178,11 +179,12 @@ class ArchiveListing:
             for leg in path
             if leg.end is None or start < leg.end
         }
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                timeline: group.create_task(self._list_timeline(timeline, ranges.get(timeline)))
-                for timeline in sorted(timelines)
-            }
+        with unwrapped():
+            async with asyncio.TaskGroup() as group:
+                tasks = {
+                    timeline: group.create_task(self._list_timeline(timeline, ranges.get(timeline)))
+                    for timeline in sorted(timelines)
+                }
         return WalListing(self._size, {timeline: task.result() for timeline, task in tasks.items()})
 
     async def parts(self, backup: BackupFacts) -> dict[str, ObjectInfo]:

@@ -16,7 +16,7 @@ import msgspec
 
 from walkeeper.core.backup import Manifest, PartRecord, decode_files
 from walkeeper.core.layout import BackupPart, ObjectName
-from walkeeper.errors import IntegrityError, NoSuchBackup, ObjectNotFound, WalkeeperError
+from walkeeper.errors import IntegrityError, NoSuchBackup, ObjectNotFound, WalkeeperError, unwrapped
 from walkeeper.repository.archive import Archive, StoredDigest
 from walkeeper.services.restore_config import directory_mode
 from walkeeper.services.restore_files import BlockPipe, PartFiles
@@ -63,7 +63,10 @@ class BackupFetch:
         facts = self._manifest.facts
         queue = list(reversed(self._manifest.parts))
         # Threads of their own: they wait for blocks that the shared pool has to decrypt first.
-        with ThreadPoolExecutor(self._parallel, thread_name_prefix="restore") as threads:
+        with (
+            unwrapped(),
+            ThreadPoolExecutor(self._parallel, thread_name_prefix="restore") as threads,
+        ):
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._parallel, len(queue))):
                     group.create_task(self._fetch_parts(queue, threads))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -26,6 +26,8 @@ from walkeeper.postgres.programs import find_bin_dir
 from walkeeper.services.restore_config import HBA_CONF, IDENT_CONF, MAIN_CONF
 from walkeeper.services.restore_plan import Planned
 from walkeeper.services.restore_target import Destination
+
+T = TypeVar("T")
 
 STARTUP_LOG: Final = "walkeeper-startup.log"
 """In the data directory: what the server says before its own logging begins."""
@@ -79,8 +81,7 @@ class Starter:
 
     async def find_programs(self, major: int) -> Path:
         """Where PostgreSQL's programs are; raises PostgresError. To be asked before a restore."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, find_bin_dir, major, self._settings.bin_dir)
+        return await self._in_thread(lambda: find_bin_dir(major, self._settings.bin_dir))
 
     async def start(self, planned: Planned, bin_dir: Path, *, standby: bool) -> Started:
         """Recover, compare with the plan, and start for good unless the target says shutdown.
@@ -113,6 +114,9 @@ class Starter:
             return await instance.wait_recovered(
                 deadline_s=_RECOVERY_DEADLINE_S, on_progress=progress
             )
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _start_for_good(self, bin_dir: Path) -> None:
         data_dir, owner = self._destination.data_dir, self._destination.owner

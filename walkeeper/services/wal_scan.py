@@ -25,10 +25,12 @@ from walkeeper.core.target import AtLsn, AtName, AtTime, AtXid, RecoveryTarget
 from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.core.walfacts import Commit, Fact, RestorePoint
 from walkeeper.core.walrecord import Carry, SegmentScan, scan_segment
-from walkeeper.errors import IntegrityError, NoSuchSegment, ObjectNotFound
+from walkeeper.errors import IntegrityError, NoSuchSegment, ObjectNotFound, unwrapped
 from walkeeper.repository.archive import Archive
 
 _PARALLEL: Final = 4
+_PARALLEL_BYTES: Final = 256 << 20
+"""What segments that are read at once may take in memory, unless one alone takes more."""
 _CLOCK_SLACK: Final = timedelta(minutes=5)
 """Transactions take their time before their place in the WAL, and clocks are set back."""
 _MAX_PROBES: Final = 64
@@ -89,6 +91,7 @@ class WalScanner:
         self._ends = {leg.timeline: leg.end for leg in candidate.path}
         self._progress = progress
         self._count = 0
+        self._width = max(1, min(_PARALLEL, _PARALLEL_BYTES // self._size.bytes))
 
     async def find(self, target: RecoveryTarget, until: Lsn | None = None) -> WalFinding | None:
         """What the WAL shows for a target; None when none of it needs to be read.
@@ -178,7 +181,9 @@ class WalScanner:
             async for place, scan in segments:
                 if scan.last_record is not None and scan.last_record >= lsn:
                     stop = self._candidate.backup.stop
-                    earlier = max(self._segments.within(stop, scan.valid_end)[0], place - 64)
+                    earlier = max(
+                        self._segments.within(stop, scan.valid_end)[0], place - _MAX_PROBES
+                    )
                     before = await self._last_commit(earlier, place, lsn + 1, since=stop)
                     return WalFinding(scan.last_record, scan.valid_end, before)
         return WalFinding()
@@ -229,7 +234,7 @@ class WalScanner:
                     facts += tuple(fact for fact in over.facts if fact.begin < end)
                 yield place, facts
                 newer = data
-            at, width = low - 1, _PARALLEL
+            at, width = low - 1, self._width
 
     async def _forwards(
         self, first: int, last: int
@@ -237,8 +242,8 @@ class WalScanner:
         """Places from the first one on, each with the records that end in it."""
         carry: Carry | None = None
         before: Carry | None = None
-        for low in range(first, last + 1, _PARALLEL):
-            high = min(low + _PARALLEL - 1, last)
+        for low in range(first, last + 1, self._width):
+            high = min(low + self._width - 1, last)
             for place, data in enumerate(await self._read_all(low, high), low):
                 # The child's copy of a fork's segment goes on from where its parent's did.
                 before = carry if place == first or self._follows(place) else before
@@ -252,8 +257,10 @@ class WalScanner:
         return numbers[1] == numbers[0] + 1
 
     async def _read_all(self, first: int, last: int) -> list[bytes]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._read(place)) for place in range(first, last + 1)]
+        places = range(first, last + 1)
+        with unwrapped():
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._read(place)) for place in places]
         return [task.result() for task in tasks]
 
     async def _read(self, place: int) -> bytes:

@@ -1,0 +1,162 @@
+"""What a planner sees of an archive: the path from a position on, and where branches end."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.fix_archive import ONE_MIB, TestKeys, make_archive
+from tests.fix_fetch import put_object
+from walkeeper.core.layout import CutOffSegment, StoredWal, wal_object
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.segment_set import SegmentRange, SegmentSet
+from walkeeper.core.timeline import Leg, TimelineHistory, TimelineSwitch
+from walkeeper.core.wal import TimelineHistoryFile, WalSegment
+from walkeeper.errors import StorageUnavailable
+from walkeeper.repository.archive import Archive
+from walkeeper.repository.backups import BackupStore
+from walkeeper.services.archive_listing import ArchiveListing
+from walkeeper.storage.base import ObjectInfo
+from walkeeper.storage.memory import MemoryStorage
+
+PER_LOG = ONE_MIB.segments_per_log
+
+
+class CountingStorage(MemoryStorage):
+    """Notes what is listed, and gives objects a storage class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed: list[str] = []
+        self.cold: set[str] = set()
+        self.broken = ""
+
+    async def list_objects(self, prefix: str, *, after: str = ""):
+        self.listed.append(prefix)
+        if self.broken and prefix.endswith(self.broken):
+            raise StorageUnavailable("no answer")
+        async for info in super().list_objects(prefix, after=after):
+            storage_class = "GLACIER" if info.name in self.cold else None
+            yield ObjectInfo(info.name, info.size_bytes, info.modified_at, storage_class)
+
+
+@dataclass
+class World:
+    storage: CountingStorage
+    archive: Archive
+    listing: ArchiveListing
+    put_names: list[str] = field(default_factory=list)
+
+    async def put(self, *stored: StoredWal, size: int = 10) -> None:
+        """Objects of which only names and sizes count."""
+        for wal in stored:
+            await self.storage.put(self.archive.path(wal_object(wal)), bytes(size))
+
+    async def history(self, timeline: int, *switches: tuple[int, Lsn]) -> None:
+        history = TimelineHistory(timeline, tuple(TimelineSwitch(*switch) for switch in switches))
+        name = wal_object(TimelineHistoryFile(timeline))
+        await put_object(self.archive, name, history.encode().encode())
+
+
+@pytest.fixture
+async def world(keys: TestKeys, pool: ThreadPoolExecutor) -> World:
+    storage = CountingStorage()
+    archive = await make_archive(storage, keys, pool)
+    return World(storage, archive, ArchiveListing(archive, BackupStore(archive, pool)))
+
+
+def seg(timeline: int, number: int) -> WalSegment:
+    return WalSegment.numbered(timeline, number, ONE_MIB)
+
+
+def lsn(number: int, offset: int = 0) -> Lsn:
+    return Lsn(number * ONE_MIB.bytes + offset)
+
+
+async def test_a_survey_lists_no_segments_but_the_first_of_each_timeline(world: World) -> None:
+    await world.put(*(seg(1, number) for number in range(3, 50)))
+    await world.history(2, (1, lsn(20)))
+    await world.put(*(seg(2, number) for number in range(20, 60)))
+    await world.history(3, (1, lsn(20)), (2, lsn(40)))
+
+    survey = await world.listing.survey()
+
+    assert survey.first == {1: seg(1, 3), 2: seg(2, 20)}
+    assert sorted(survey.histories) == [2, 3]
+    assert survey.view().timelines == (1, 2, 3)
+    assert len(world.storage.listed) <= 7
+
+
+async def test_a_history_that_is_not_one_is_told_apart_from_a_missing_one(world: World) -> None:
+    name = wal_object(TimelineHistoryFile(2))
+    await put_object(world.archive, name, b"no history\n")
+
+    survey = await world.listing.survey()
+
+    assert "malformed" in survey.damaged[2].message
+    assert survey.histories == {}
+
+
+async def test_only_the_path_is_listed_from_the_position_on_and_where_branches_end(
+    world: World,
+) -> None:
+    far = 3 * PER_LOG
+    for log in range(6):
+        await world.put(*(seg(1, log * PER_LOG + number) for number in range(3)))
+    await world.history(2, (1, lsn(far + 2)))
+    await world.put(seg(2, far + 2), seg(2, far + 3))
+    await world.put(seg(9, 7))
+    survey = await world.listing.survey()
+    world.storage.listed.clear()
+    path = (Leg(1, Lsn(0), lsn(far + 2)), Leg(2, lsn(far + 2), None))
+
+    wal = await world.listing.wal(survey, path, lsn(2 * PER_LOG + 1))
+
+    held = wal.holdings().complete
+    assert held[2] == SegmentSet((far + 2,), (far + 4,))
+    assert held[9] == SegmentSet((7,), (8,))
+    begins = [log * PER_LOG for log in (2, 3, 5)]  # 4 lies behind the fork, 5 is where it ends
+    assert held[1] == SegmentSet(tuple(begins), tuple(begin + 3 for begin in begins))
+    prefix = world.archive.path("wal/00000001/")
+    assert sorted(name.removeprefix(prefix) for name in world.storage.listed if prefix in name) == [
+        "00000002/",
+        "00000003/",
+        "00000005/",
+    ]
+
+
+async def test_sizes_and_cold_objects_of_a_range_are_known(world: World) -> None:
+    await world.put(seg(1, 1), seg(1, 2), seg(1, 3), size=100)
+    await world.put(seg(1, 5), size=1000)
+    world.storage.cold.add(world.archive.path(wal_object(seg(1, 2))))
+    survey = await world.listing.survey()
+
+    wal = await world.listing.wal(survey, (Leg(1, Lsn(0), None),), lsn(1))
+
+    assert wal.stored_bytes((SegmentRange(1, 2, 4),)) == 200
+    assert wal.stored_bytes((SegmentRange(1, 1, 2), SegmentRange(1, 5, 6))) == 1100
+    assert wal.cold((SegmentRange(1, 1, 4),)) == [(wal_object(seg(1, 2)), "GLACIER")]
+    assert wal.cold((SegmentRange(1, 3, 6),)) == []
+
+
+async def test_cut_off_objects_count_for_nothing_but_are_noted(world: World) -> None:
+    await world.put(
+        seg(1, 1), CutOffSegment(seg(1, 1), "a" * 16), CutOffSegment(seg(1, 2), "b" * 16)
+    )
+    survey = await world.listing.survey()
+
+    wal = await world.listing.wal(survey, (Leg(1, Lsn(0), None),), lsn(1))
+
+    assert wal.holdings().complete[1] == SegmentSet((1,), (2,))
+    assert wal.cut_off() == (seg(1, 2),)
+
+
+async def test_an_outage_is_an_outage_and_not_an_empty_archive(world: World) -> None:
+    await world.put(seg(1, 1))
+    survey = await world.listing.survey()
+    world.storage.broken = "wal/00000001/00000000/"
+
+    with pytest.raises(StorageUnavailable):
+        await world.listing.wal(survey, (Leg(1, Lsn(0), None),), lsn(1))

@@ -1,0 +1,206 @@
+"""Unpacking a part: what is written is what was listed, and nothing leaves its place."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import stat
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from walkeeper.core.backup import FileEntry
+from walkeeper.errors import IntegrityError, RecoveryError, WalkeeperError
+from walkeeper.services.restore_files import HELD_CONTROL_FILE, BlockPipe, PartFiles
+from walkeeper.services.restore_target import FileOwner
+
+Member = tuple[tarfile.TarInfo, bytes]
+
+
+def member(name: str, content: bytes = b"", **changes: object) -> Member:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    info.mode = 0o600
+    for key, value in changes.items():
+        setattr(info, key, value)
+    return info, content
+
+
+def entry(name: str, content: bytes = b"", mode: int = 0o600) -> FileEntry:
+    digest = hashlib.sha256(content).hexdigest()
+    return FileEntry(path=name, size_bytes=len(content), mode=mode, sha256=digest)
+
+
+def tar_of(*members: Member) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+async def unpack(root: Path, tar: bytes, *entries: FileEntry, block: int = 700) -> PartFiles:
+    files = PartFiles("data/00001.tar.zst.age", root, 0o700, FileOwner("me"))
+    files.expect(entries)
+    with ThreadPoolExecutor(1) as threads:
+        loop = asyncio.get_running_loop()
+        pipe = BlockPipe(loop)
+        work = loop.run_in_executor(threads, files.unpack, pipe)
+        for begin in range(0, len(tar), block):
+            if not await pipe.write(tar[begin : begin + block]):
+                break
+        pipe.close()
+        await work
+    return files
+
+
+async def test_files_come_with_content_mode_and_directories(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 100
+    tar = tar_of(
+        member("base", type=tarfile.DIRTYPE),
+        member("base/1/2", content),
+        member("run.sh", b"x", mode=0o640),
+    )
+
+    files = await unpack(tmp_path, tar, entry("base/1/2", content), entry("run.sh", b"x", 0o640))
+
+    assert (tmp_path / "base" / "1" / "2").read_bytes() == content
+    assert stat.S_IMODE((tmp_path / "run.sh").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "base" / "1").stat().st_mode) == 0o700
+    assert (files.files, files.size_bytes) == (2, len(content) + 1)
+
+
+async def test_pg_control_is_held_back_under_another_name(tmp_path: Path) -> None:
+    tar = tar_of(member("global/pg_control", b"c"))
+    await unpack(tmp_path, tar, entry("global/pg_control", b"c"))
+    assert not (tmp_path / "global" / "pg_control").exists()
+    assert (tmp_path / HELD_CONTROL_FILE).read_bytes() == b"c"
+
+
+async def test_a_name_that_is_not_utf_8_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    name = b"base/\xff\xfe"
+    info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
+    tar = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + bytes(1024)
+    empty = FileEntry.named(name, size_bytes=0, mode=0o600, sha256=hashlib.sha256().hexdigest())
+
+    await unpack(tmp_path, tar, empty)
+
+    assert [path.name.encode("utf-8", "surrogateescape") for path in tmp_path.glob("base/*")] == [
+        b"\xff\xfe"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (member("../outside", b"x"), "outside its place"),
+        (member("base/../../outside", b"x"), "outside its place"),
+        (member("/etc/outside", b"x"), "outside its place"),
+        (member("link", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "no regular file"),
+        (member("link", type=tarfile.LNKTYPE, linkname="first"), "no regular file"),
+        (member("device", type=tarfile.CHRTYPE), "no regular file"),
+        (member("pipe", type=tarfile.FIFOTYPE), "no regular file"),
+        (member("unlisted", b"x"), "which its list lacks"),
+        (member("listed", b"changed"), "is not as its list says"),
+    ],
+)
+async def test_a_member_that_may_not_be_there_ends_it(
+    tmp_path: Path, bad: Member, said: str
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    tar = tar_of(member("first", b"1"), bad)
+    listed = entry("listed", b"as it was")
+    names = [entry(bad[0].name, bad[1])] if "list" not in said else [listed]
+
+    with pytest.raises(IntegrityError, match=said):
+        await unpack(root, tar, entry("first", b"1"), *names)
+
+    assert not (tmp_path / "outside").exists()
+
+
+async def test_a_file_of_the_list_that_did_not_come_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="lacks base/2, which its list names"):
+        await unpack(tmp_path, tar_of(member("base/1")), entry("base/1"), entry("base/2"))
+
+
+async def test_a_file_that_comes_twice_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "PG_VERSION").write_text("15")
+    with pytest.raises(IntegrityError, match="comes twice"):
+        await unpack(tmp_path, tar_of(member("PG_VERSION", b"15")), entry("PG_VERSION", b"15"))
+
+
+async def test_a_tar_that_is_cut_is_damage(tmp_path: Path) -> None:
+    tar = tar_of(member("base/1", b"x" * 5000))
+    with pytest.raises(IntegrityError):
+        await unpack(tmp_path, tar[:2000], entry("base/1", b"x" * 5000))
+
+
+async def test_a_part_that_breaks_off_is_given_up_and_its_thread_ends(tmp_path: Path) -> None:
+    files = PartFiles("part", tmp_path, 0o700, FileOwner("me"))
+    files.expect([entry("base/1", b"x" * 5000)])
+    with ThreadPoolExecutor(1) as threads:
+        loop = asyncio.get_running_loop()
+        pipe = BlockPipe(loop)
+        work = loop.run_in_executor(threads, files.unpack, pipe)
+        await pipe.write(tar_of(member("base/1", b"x" * 5000))[:1000])
+        pipe.close(broken=True)
+        with pytest.raises(WalkeeperError):
+            await work
+
+
+async def test_who_writes_into_an_abandoned_pipe_does_not_wait_for_ever(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    pipe = BlockPipe(loop)
+    async with asyncio.timeout(5):
+        for _ in range(4):
+            assert await pipe.write(b"x")
+        loop.call_later(0.01, pipe.abandon)
+        assert not await pipe.write(b"y")
+        assert not await pipe.write(b"z")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    blocks=st.lists(st.binary(min_size=1, max_size=50), max_size=20),
+    sizes=st.lists(st.integers(1, 70), min_size=1),
+)
+def test_a_pipe_gives_back_what_was_put_in(blocks: list[bytes], sizes: list[int]) -> None:
+    async def through() -> bytes:
+        loop = asyncio.get_running_loop()
+        pipe = BlockPipe(loop)
+
+        def read_all() -> bytes:
+            found = b""
+            for size in sizes * 1000:
+                piece = pipe.read(size)
+                assert len(piece) <= size
+                found += piece
+                if not piece:
+                    break
+            return found
+
+        with ThreadPoolExecutor(1) as threads:
+            reading = loop.run_in_executor(threads, read_all)
+            for block in blocks:
+                await pipe.write(block)
+            pipe.close()
+            return await reading
+
+    assert asyncio.run(through()) == b"".join(blocks)
+
+
+async def test_a_list_that_names_a_file_twice_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="twice"):
+        await unpack(tmp_path, b"", entry("base/1"), entry("base/1"))
+
+
+async def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "base").write_text("a file")
+    with pytest.raises((IntegrityError, RecoveryError), match="base"):
+        await unpack(tmp_path, tar_of(member("base/1", b"x")), entry("base/1", b"x"))

@@ -10,4 +10,5 @@ pytest_plugins: list[str] = [
     "tests.fix_ceph",
     "tests.fix_proxy",
     "tests.fix_storage",
+    "tests.fix_archiving",
 ]

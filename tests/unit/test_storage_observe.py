@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from walkeeper.errors import ObjectExists, ObjectNotFound
+from walkeeper.errors import ObjectExists, ObjectNotFound, StorageUnavailable
 from walkeeper.storage.memory import MemoryStorage
 from walkeeper.storage.observe import ObservedStorage, StorageCounters
 
@@ -64,3 +64,14 @@ async def test_a_snapshot_does_not_change() -> None:
         before.bytes_read = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         before.requests["put"] = 1  # type: ignore[index]
+
+
+def test_what_is_tried_again_is_told_with_its_age_until_it_is_too_old() -> None:
+    now_s = 100.0
+    counters = StorageCounters(now=lambda: now_s)
+    assert counters.trouble(60) is None
+    counters.note_retry(StorageUnavailable("put x: 503 SlowDown"))
+    now_s = 107.0
+    assert counters.trouble(60) == "put x: 503 SlowDown (7 s ago)"
+    now_s = 161.0
+    assert counters.trouble(60) is None

@@ -293,3 +293,17 @@ async def test_a_stream_is_not_repeated() -> None:
         await RetryingStorage(store, VirtualTime().retrier()).put_stream("x", source)
     assert store.calls == 1
     await source.aclose()  # type: ignore[attr-defined]
+
+
+async def test_each_error_that_is_tried_again_is_told_and_no_other() -> None:
+    time = VirtualTime()
+    told: list[StorageError] = []
+    retrier = Retrier(
+        RetryPolicy(), clock=time.clock, sleep=time.sleep, chance=lambda: 1.0, on_retry=told.append
+    )
+    again = [unavailable(), unavailable()]
+    await retrier.call("put x", Failing(*again))
+    assert told == again
+    with pytest.raises(StorageDenied):
+        await retrier.call("put x", Failing(StorageDenied("x")))
+    assert told == again

@@ -76,7 +76,7 @@ class ClusterService:
             allowed=self.guard.allowed,
             now=time.monotonic,
         )
-        self.push = PushHandler(self.archiver, self.guard, wal_dir)
+        self.push = PushHandler(self.archiver, self.guard, wal_dir, self._shop.counters.trouble)
         self.tail = TailLoop(
             self._shop,
             self._archive,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Final
 
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.hook_requests import WalPushRequest
@@ -12,18 +14,31 @@ from walkeeper.postgres.wal_dir import DirectoryIdentity, FileIdentity, WalDirec
 from walkeeper.services.archiver import Archiver
 from walkeeper.services.source_guard import SourceGuard
 
-_MARGIN_S = 0.5
+_MARGIN_S: Final = 0.5
 """Kept back from the hook's deadline, so that it gets the reason and not its own time-out."""
-_GUARD_WAIT_S = 3.0
+_GUARD_WAIT_S: Final = 3.0
+_RECENT_S: Final = 60.0
+"""How old the store's trouble may be to be told as the likely reason: an attempt takes 30 s."""
 
 
 class PushHandler:
-    """Answers ``wal-push``: ``ok`` means durable in every required repository."""
+    """Answers ``wal-push``: ``ok`` means durable in every required repository.
 
-    def __init__(self, archiver: Archiver, guard: SourceGuard, wal_dir: WalDirectory) -> None:
+    Attempts go on for longer than a hook can wait. ``trouble`` says why the store was asked again
+    within so many seconds, so that PostgreSQL's log tells the reason from the first failure on.
+    """
+
+    def __init__(
+        self,
+        archiver: Archiver,
+        guard: SourceGuard,
+        wal_dir: WalDirectory,
+        trouble: Callable[[float], str | None],
+    ) -> None:
         self._archiver = archiver
         self._guard = guard
         self._wal_dir = wal_dir
+        self._trouble = trouble
 
     async def __call__(self, request: Request) -> Reply:
         """Serve one request; raises why the file is not durable."""
@@ -38,7 +53,7 @@ class PushHandler:
         except TimeoutError:
             if not scope.expired():
                 raise
-            last = self._archiver.statistics.last_error
+            last = self._trouble(_RECENT_S) or self._archiver.statistics.last_error
             reason = f"; last error: {last}" if last else ""
             raise StorageUnavailable(
                 f"{wal} is not durable after {budget_s:.1f} s{reason}",

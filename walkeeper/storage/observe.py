@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,7 +31,9 @@ class StorageStatistics:
 class StorageCounters:
     """The counters of one or several stores; owned by whoever reads them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._retried: tuple[float, str] | None = None
         self._requests: Counter[str] = Counter()
         self._errors: Counter[tuple[str, str]] = Counter()
         self._bytes_written = 0
@@ -44,6 +47,21 @@ class StorageCounters:
             self._bytes_written,
             self._bytes_read,
         )
+
+    def note_retry(self, error: StorageError) -> None:
+        """Remembers why something is tried again."""
+        self._retried = (self._now(), error.message)
+
+    def trouble(self, within_s: float) -> str | None:
+        """The latest error of the last ``within_s`` that made us try again, and its age.
+
+        None when there was none. Says nothing of whether another attempt has succeeded since.
+        """
+        if self._retried is None:
+            return None
+        at, message = self._retried
+        age_s = self._now() - at
+        return f"{message} ({age_s:.0f} s ago)" if age_s <= within_s else None
 
     @contextmanager
     def request(self, operation: str) -> Iterator[None]:

@@ -33,9 +33,10 @@ def open_storage(
     policy = RetryPolicy(
         attempt_timeout_s=settings.attempt_timeout_s, deadline_s=settings.deadline_s
     )
-    retrier = Retrier(policy)
+    counters = counters or StorageCounters()
+    retrier = Retrier(policy, on_retry=counters.note_retry)
     backend = _backend(settings, executor, retrier)
-    observed = ObservedStorage(backend, counters or StorageCounters())
+    observed = ObservedStorage(backend, counters)
     return LimitedStorage(RetryingStorage(observed, retrier), settings.max_concurrent)
 
 

@@ -39,7 +39,8 @@ class Retrier:
     """Repeats what failed with a retryable error, until the policy's deadline.
 
     Pauses are random between half and all of their nominal length, so that many clients do not come
-    back together, and never shorter than the store asked for (Retry-After).
+    back together, and never shorter than the store asked for (Retry-After). ``on_retry`` is told of
+    each error that is tried again: whoever cannot wait for the end learns from it what is wrong.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Retrier:
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
+        on_retry: Callable[[StorageError], None] | None = None,
     ) -> None:
         self._policy = policy
+        self._on_retry = on_retry
         self._clock = clock
         self._sleep = sleep
         self._chance = chance
@@ -78,6 +81,8 @@ class Retrier:
                     pause_s = max(pause_s, error.retry_after_s)
                 if not error.retryable or clock() + pause_s >= ends_at:
                     raise
+                if self._on_retry is not None:
+                    self._on_retry(error)
             await self._sleep(pause_s)
             nominal_s = min(nominal_s * 2, self._policy.longest_pause_s)
 

@@ -1,0 +1,265 @@
+"""Agent and store go away, hang, refuse and are killed: nothing acknowledged is ever missing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fix_archiving import (
+    FileShelf,
+    MakeS3Archiving,
+    Shelf,
+    StockTools,
+    Witness,
+    finish_segment,
+    push,
+    set_archive_command,
+    stored_as,
+    wait_archived,
+    waiting,
+    watch_archiving,
+    write_segments,
+)
+from tests.fix_ceph import Ceph
+from tests.fix_cli import Installation
+from tests.fix_postgres import wait_until
+
+
+def require_stored(
+    installation: Installation, shelf: Shelf, witness: Witness, stock: StockTools
+) -> None:
+    """Every acknowledged file is there, byte for byte what PostgreSQL had."""
+    assert witness.acknowledged
+    for file in witness.acknowledged:
+        (name,) = stored_as(shelf, file)
+        assert stock.open(installation, shelf, name) == witness.content(file), file
+
+
+def test_without_an_agent_the_hook_says_so_and_everything_catches_up_when_it_is_back(
+    segments_only: Installation, stock: StockTools
+) -> None:
+    witness = watch_archiving(segments_only)
+    cluster = segments_only.cluster
+    write_segments(cluster, 3)
+    cluster.wait_for_log(f"walkeeper: no agent listens on {segments_only.socket}")
+    assert len(waiting(cluster)) >= 3
+    assert witness.acknowledged == []
+    segments_only.start_agent()
+    wait_archived(segments_only)
+    require_stored(segments_only, FileShelf(segments_only.repository), witness, stock)
+
+
+def close_folder(repository: Path) -> None:
+    for folder in (path for path in repository.rglob("*") if path.is_dir()):
+        folder.chmod(0o500)
+
+
+def open_folder(repository: Path) -> None:
+    for folder in (path for path in repository.rglob("*") if path.is_dir()):
+        folder.chmod(0o700)
+
+
+def unmount(repository: Path) -> None:
+    """The mount has gone; what is left is the empty directory that it was mounted on."""
+    repository.rename(repository.with_name("mounted"))
+    repository.mkdir()
+
+
+def mount(repository: Path) -> None:
+    repository.rmdir()
+    repository.with_name("mounted").rename(repository)
+
+
+def remove(repository: Path) -> None:
+    repository.rename(repository.with_name("mounted"))
+
+
+def put_back(repository: Path) -> None:
+    repository.with_name("mounted").rename(repository)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "heals", "reason"),
+    [(close_folder, open_folder, "denied"), (unmount, mount, "repo"), (remove, put_back, "repo")],
+    ids=["read only", "another directory in its place", "gone"],
+)
+def test_a_directory_that_cannot_be_written_to_fails_the_hook_and_catches_up_later(
+    segments_only: Installation,
+    stock: StockTools,
+    breaks: Callable[[Path], None],
+    heals: Callable[[Path], None],
+    reason: str,
+) -> None:
+    witness = watch_archiving(segments_only)
+    cluster, repository = segments_only.cluster, segments_only.repository
+    segments_only.start_agent()
+    segments_only.archive_now()
+    wait_archived(segments_only)
+    before = witness.acknowledged
+    command = cluster.value("SHOW archive_command")
+    breaks(repository)
+    try:
+        set_archive_command(cluster, "exit 1 # in place of walkeeper wal-push")
+        file = finish_segment(cluster)
+        pushed = push(segments_only, file, cwd=cluster.data_dir, timeout_s=2)
+        assert pushed.code == 1
+        assert reason in pushed.message.lower()
+        assert pushed.elapsed_s < 3
+        assert waiting(cluster) == [file]
+        assert witness.acknowledged == before
+        if breaks is unmount:
+            assert list(repository.iterdir()) == []  # nothing was written below the mount point
+    finally:
+        heals(repository)
+    set_archive_command(cluster, command)
+    wait_archived(segments_only)
+    assert file in witness.acknowledged
+    require_stored(segments_only, FileShelf(repository), witness, stock)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"status": 403, "code": "AccessDenied"}, "AccessDenied"),
+        ({"status": 503, "code": "SlowDown"}, "SlowDown"),
+        ({"hang": True}, "not durable after"),
+        ({"status": 500, "code": "InternalError", "after": True}, "InternalError"),
+    ],
+    ids=["refused", "overloaded", "hanging", "acting and failing"],
+)
+def test_a_store_in_trouble_fails_the_hook_within_its_deadline_and_catches_up_later(
+    make_s3_archiving: MakeS3Archiving, stock: StockTools, fault: dict[str, object], reason: str
+) -> None:
+    archiving = make_s3_archiving()
+    installation, cluster = archiving.installation, archiving.installation.cluster
+    witness = watch_archiving(installation)
+    installation.environment["WALKEEPER_REPOSITORY_READ_TIMEOUT"] = "4s"
+    installation.start_agent()
+    installation.archive_now()
+    wait_archived(installation)
+    trouble = archiving.proxy.add(times=1_000_000, kind="PUT", **fault)
+    file = finish_segment(cluster)
+    pushed = push(installation, file, cwd=cluster.data_dir, timeout_s=2)
+    assert pushed.code == 1
+    assert pushed.elapsed_s < 3
+    assert reason in pushed.message, pushed.message
+    assert file in waiting(cluster)
+    assert file not in witness.acknowledged
+    trouble.times = 0
+    wait_archived(installation)
+    assert file in witness.acknowledged
+    require_stored(installation, archiving.shelf, witness, stock)
+
+
+@contextmanager
+def load(installation: Installation, seconds: float) -> Iterator[None]:
+    """WAL being written while the block runs, and for so long at least."""
+    failed: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                write_segments(installation.cluster, 2)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    assert failed == []
+
+
+def test_an_agent_killed_during_pushes_has_acknowledged_nothing_that_is_missing(
+    make_s3_archiving: MakeS3Archiving, stock: StockTools
+) -> None:
+    archiving = make_s3_archiving()
+    installation = archiving.installation
+    witness = watch_archiving(installation)
+    installation.start_agent()
+    with load(installation, 4):
+        for pause_s in (0.3, 0.5, 0.2, 0.7, 0.1):
+            time.sleep(pause_s)
+            installation.kill_agent()
+            require_present(archiving.shelf, witness)
+            installation.start_agent()
+    wait_archived(installation)
+    require_stored(installation, archiving.shelf, witness, stock)
+
+
+def test_an_agent_killed_while_it_writes_files_has_acknowledged_nothing_that_is_missing(
+    segments_only: Installation, stock: StockTools
+) -> None:
+    witness = watch_archiving(segments_only)
+    shelf = FileShelf(segments_only.repository)
+    segments_only.start_agent()
+    with load(segments_only, 3):
+        for pause_s in (0.3, 0.5, 0.2, 0.4):
+            time.sleep(pause_s)
+            segments_only.kill_agent()
+            require_present(shelf, witness)
+            segments_only.start_agent()
+    wait_archived(segments_only)
+    require_stored(segments_only, shelf, witness, stock)
+
+
+def require_present(shelf: Shelf, witness: Witness) -> None:
+    """What was acknowledged by now is stored by now."""
+    acknowledged = witness.acknowledged
+    names = shelf.names()
+    missing = [file for file in acknowledged if not any(f"/{file}.zst" in name for name in names)]
+    assert missing == []
+
+
+def test_a_postgresql_killed_during_pushes_loses_no_segment_that_was_acknowledged(
+    segments_only: Installation, stock: StockTools
+) -> None:
+    witness = watch_archiving(segments_only)
+    cluster = segments_only.cluster
+    segments_only.start_agent()
+    for _ in range(3):
+        write_segments(cluster, 3)
+        cluster.kill9()
+        (cluster.data_dir / "postmaster.pid").unlink(missing_ok=True)
+        cluster.start()
+    segments_only.archive_now()
+    wait_archived(segments_only)
+    require_stored(segments_only, FileShelf(segments_only.repository), witness, stock)
+
+
+def test_an_agent_told_to_stop_ends_the_push_that_is_under_way(
+    make_s3_archiving: MakeS3Archiving, ceph_cluster: Ceph, stock: StockTools
+) -> None:
+    archiving = make_s3_archiving()
+    installation, cluster = archiving.installation, archiving.installation.cluster
+    witness = watch_archiving(installation)
+    installation.start_agent()
+    installation.archive_now()
+    wait_archived(installation)
+    before = witness.acknowledged
+    ceph_cluster.freeze()
+    try:
+        archiving.proxy.forget()
+        file = finish_segment(cluster)
+        wait_until(lambda: archiving.proxy.counts["PUT"] > 0, "the upload to begin")
+        assert installation.agent is not None
+        installation.agent.terminate()
+        wait_until(lambda: "agent_draining" in installation.agent_log, "the agent to drain")
+        assert not installation.agent_listens()
+        time.sleep(0.5)
+        assert installation.agent_running
+        assert witness.acknowledged == before
+    finally:
+        ceph_cluster.thaw()
+    assert installation.agent.wait(15) == 0
+    wait_until(lambda: file in witness.acknowledged, f"{file} to be acknowledged")
+    assert waiting(cluster) == []
+    require_stored(installation, archiving.shelf, witness, stock)

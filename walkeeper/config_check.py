@@ -30,7 +30,7 @@ def find_contradictions(config: Config) -> list[str]:
     if config.archive.memory < _MIN_MEMORY:
         problems.append('[archive] memory is under "16MiB", the size of one segment')
     interval = config.tail.interval
-    if interval != 0 and not _MIN_INTERVAL <= interval <= _MAX_INTERVAL:
+    if interval and not _MIN_INTERVAL <= interval <= _MAX_INTERVAL:
         problems.append('[tail] interval is neither "0s" nor between "200ms" and "10min"')
     if not _MIN_PART <= config.backup.part_size <= _MAX_PART:
         problems.append('[backup] part_size is not between "16MiB" and "5GiB"')

@@ -122,7 +122,9 @@ BREAKAGES = {
 }
 
 
-@pytest.mark.parametrize("leading", [[], ["--config", "c"], ["--config=c"], ["--json"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "leading", [[], ["--config", "c"], ["--config=c"], ["--json"]], ids=" ".join
+)
 @pytest.mark.parametrize("breakage", BREAKAGES)
 async def test_the_exit_codes_hold_when(
     breakage: str, leading: list[str], installed: Path, data_directory: Path

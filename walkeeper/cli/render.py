@@ -1,7 +1,8 @@
 """What commands print: text that reads well at 80 columns, colours on a terminal only.
 
 Everything goes to stdout; with ``--json`` that is one document and nothing else. Texts are never
-taken for markup: messages are full of brackets.
+taken for markup, for messages are full of brackets, and control characters in them, which may
+come out of a repository, never reach the terminal.
 """
 
 from __future__ import annotations
@@ -60,18 +61,24 @@ class Page:
     def setting(self, mark: str, text: str) -> None:
         """As `item`, on one line however long: to be copied."""
         lead = Text(f"  {mark:<8} ", style=_STYLES.get(mark, ""))
-        self._console.print(lead + Text(text, style="default"), soft_wrap=True)
+        self._console.print(lead + Text(_printable(text), style="default"), soft_wrap=True)
 
     def line(self, text: str, *, style: str = "") -> None:
         """One line that is never broken, to be copied."""
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        self._console.print(Text(_printable(text), style=style), soft_wrap=True)
 
     def _print(self, lead: Text, text: str, style: str) -> None:
         room = max(self._width - len(lead), 20)
-        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+        lines = textwrap.wrap(
+            _printable(text), room, break_long_words=False, break_on_hyphens=False
+        )
         for number, line in enumerate(lines or [""]):
             begin = lead if number == 0 else Text(" " * len(lead))
             self._console.print(begin + Text(line, style=style), soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def print_json(document: msgspec.Struct) -> None:

@@ -72,6 +72,13 @@ def test_there_are_colours_on_a_terminal_only() -> None:
         assert ("\x1b[" in out.getvalue()) is terminal
 
 
+def test_only_the_mark_and_the_label_are_coloured() -> None:
+    shown, out = page(terminal=True)
+    shown.item("failed", "plain text")
+    shown.fact("agent", "plain text")
+    assert out.getvalue().count("plain text\n") == 2
+
+
 def test_what_is_to_be_copied_is_never_broken() -> None:
     shown, out = page()
     command = "archive_command = '" + "/very/long/path " * 20 + "'"

@@ -39,14 +39,14 @@ class Page:
         self._console = console or Console(file=sys.stdout, highlight=False, markup=False)
         self._width = min(self._console.width, _MAX_WIDTH)
 
-    def heading(self, text: str) -> None:
+    def heading(self, text: str, *, style: str = "bold") -> None:
         """Begin a section, after an empty line."""
         self._console.print()
-        self.line(text, style="bold")
+        self.line(text, style=style)
 
     def fact(self, label: str, text: str, *, style: str = "") -> None:
         """One fact with its label; long texts continue below themselves."""
-        self._print(Text(f"{label:<{_LABEL_WIDTH}}", style="cyan"), text, style)
+        self._print(f"{label:<{_LABEL_WIDTH}}", "cyan", text, style)
 
     def more(self, text: str) -> None:
         """Continue the fact above."""
@@ -54,27 +54,30 @@ class Page:
 
     def item(self, mark: str, text: str, *, hint: str | None = None) -> None:
         """One line of a list; the mark ("ok", "failed", ...) decides the colour."""
-        self._print(Text(f"  {mark:<8} ", style=_STYLES.get(mark, "")), text, "")
+        self._print(f"  {mark:<8} ", _STYLES.get(mark, ""), text)
         if hint:
-            self._print(Text(" " * 11), f"hint: {hint}", "dim")
+            self._print(" " * 11, "", f"hint: {hint}", "dim")
 
     def setting(self, mark: str, text: str) -> None:
         """As `item`, on one line however long: to be copied."""
-        lead = Text(f"  {mark:<8} ", style=_STYLES.get(mark, ""))
-        self._console.print(lead + Text(_printable(text), style="default"), soft_wrap=True)
+        self._put(f"  {mark:<8} ", _STYLES.get(mark, ""), text)
 
     def line(self, text: str, *, style: str = "") -> None:
         """One line that is never broken, to be copied."""
-        self._console.print(Text(_printable(text), style=style), soft_wrap=True)
+        self._put("", "", text, style)
 
-    def _print(self, lead: Text, text: str, style: str) -> None:
+    def _print(self, lead: str, lead_style: str, text: str, style: str = "") -> None:
         room = max(self._width - len(lead), 20)
         lines = textwrap.wrap(
             _printable(text), room, break_long_words=False, break_on_hyphens=False
         )
-        for number, line in enumerate(lines or [""]):
-            begin = lead if number == 0 else Text(" " * len(lead))
-            self._console.print(begin + Text(line, style=style), soft_wrap=True)
+        for line in lines or [""]:
+            self._put(lead, lead_style, line, style)
+            lead = " " * len(lead)
+
+    def _put(self, lead: str, lead_style: str, text: str, style: str = "") -> None:
+        parts = (lead, lead_style), (_printable(text), style)
+        self._console.print(Text.assemble(*parts), soft_wrap=True)
 
 
 def _printable(text: str) -> str:

@@ -151,7 +151,10 @@ def show(page: Page, report: StatusReport) -> None:
         page.heading("Notices")
         for notice in report.notices:
             page.item("-", notice)
-    page.heading("healthy" if report.healthy else counted(len(report.findings), "finding"))
+    if report.healthy:
+        page.heading("healthy", style="bold green")
+    else:
+        page.heading(counted(len(report.findings), "finding"), style="bold red")
 
 
 def _show_agent(page: Page, report: StatusReport) -> None:

@@ -67,8 +67,6 @@ class _Commands(click.Group):
         return sorted({*_COMMANDS, *_HOOKS} - _HIDDEN)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name in _HOOKS:
-            return _hook(cmd_name)
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"walkeeper.cli.{_COMMANDS[cmd_name][0]}")
@@ -138,10 +136,3 @@ def report(error: BaseException) -> int:
 def run(work: Callable[[], Coroutine[object, object, T]]) -> T:
     """The one ``asyncio.run`` of a command."""
     return asyncio.run(work())
-
-
-def _hook(name: str) -> click.Command:
-    # Hooks are sent to their own client before click is imported; only ``--help`` comes here.
-    from walkeeper.cli.hook_help import hook_command
-
-    return hook_command(name, _HOOKS[name])

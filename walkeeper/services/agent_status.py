@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Literal
+
 import msgspec
 
 from walkeeper.errors import IntegrityError
@@ -55,6 +58,29 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     bytes_read: int
 
 
+JobOutcome = Literal["done", "findings", "failed", "skipped", "interrupted"]
+"""How a scheduled run ended."""
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A scheduled job. ``next_at`` has its jitter in it; in the past it is being made up for.
+
+    ``overdue_since`` is when it should have begun, where that is too long ago, also while the run
+    before still goes on; ``last_*`` tell of the run under way or of the last one.
+    """
+
+    name: str
+    expression: str
+    timezone: str
+    next_at: datetime
+    running: bool
+    overdue_since: datetime | None
+    last_started_at: datetime | None
+    last_ended_at: datetime | None
+    last_outcome: JobOutcome | None
+    last_detail: str
+
+
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's own facts. ``archiving`` is None until the server was recognised once."""
 
@@ -68,6 +94,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     archiving: ArchivingStatus | None
     fetch: FetchStatus
     store: StoreStatus
+    schedule: tuple[JobStatus, ...] = ()
 
 
 def decode_agent_status(document: str) -> AgentStatus:

@@ -1,0 +1,60 @@
+"""Small documents in ``state_dir`` that are replaced whole: good to have, and not missed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+log = structlog.get_logger(__name__)
+
+
+def read_state(path: Path, kind: type[T]) -> T | None:
+    """The document, or None where there is none that can be used. Blocks."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.warning("state_not_read", file=str(path), reason=str(error))
+        return None
+
+
+def write_state(path: Path, document: msgspec.Struct) -> bool:
+    """Put the document in the place of what is there, durably; False when it cannot be. Blocks.
+
+    Who dies on the way leaves the old one or the new one.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(document))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)  # noqa: PTH105 - blocks either way
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        log.warning("state_not_written", file=str(path), reason=error.strerror)
+        return False
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fix_archive import ONE_MIB
 from walkeeper.core.wal import TimelineHistoryFile, WalFile, WalSegment
 from walkeeper.errors import StorageUnavailable, WalkeeperError
 from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory
@@ -82,6 +83,7 @@ async def running(
     archiver = Archiver(
         WalDirectory(pg_wal.path, pool),
         store.upload,
+        size=ONE_MIB,
         uploads=uploads,
         allowed=lambda: allowed,
         now=asyncio.get_running_loop().time,
@@ -230,6 +232,7 @@ async def test_a_draining_archiver_ends_what_is_under_way_and_starts_nothing(
     archiver = Archiver(
         WalDirectory(pg_wal.path, pool),
         store.upload,
+        size=ONE_MIB,
         uploads=2,
         allowed=lambda: True,
         now=asyncio.get_running_loop().time,

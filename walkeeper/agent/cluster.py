@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
-
-import structlog
 
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.push_handler import PushHandler
 from walkeeper.agent.tail_loop import TailLoop
-from walkeeper.core.lsn import Lsn
 from walkeeper.core.rpo import RpoHistory, RpoMeter
-from walkeeper.core.wal import WalSegment
-from walkeeper.postgres.wal_dir import WalDirectory
+from walkeeper.core.wal import WalFile, WalSegment
+from walkeeper.errors import DifferentContent
+from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory
 from walkeeper.repository.archive import Archive
 from walkeeper.services.archiver import Archiver
 from walkeeper.services.budget import ByteBudget
@@ -26,8 +25,6 @@ from walkeeper.services.tail_chain import TailChain
 from walkeeper.services.wal_upload import WalSource, WalUploader
 
 _MEASURE_S: Final = 1.0
-
-log = structlog.get_logger(__name__)
 
 
 class ClusterService:
@@ -51,7 +48,6 @@ class ClusterService:
         self.archiver: Archiver | None = None
         self.push: PushHandler | None = None
         self.tail: TailLoop | None = None
-        self._timeline: int | None = None
         self._draining = False
 
     async def run(self) -> None:
@@ -71,28 +67,39 @@ class ClusterService:
         uploader = self._uploader(verified, wal_dir)
         self.archiver = Archiver(
             wal_dir,
-            uploader.upload,
+            partial(self._upload, uploader),
+            size=self._archive.segment_size,
             uploads=self._shop.config.archive.uploads,
             allowed=self.guard.allowed,
             now=time.monotonic,
         )
         self.push = PushHandler(self.archiver, self.guard, wal_dir, self._shop.counters.trouble)
         self.tail = TailLoop(
-            self._shop,
             self._archive,
+            wal_dir.path,
+            self._shop.pool,
             guard=self.guard,
             archiver=self.archiver,
             rpo=self.rpo,
+            interval_s=float(self._shop.config.tail.interval),
             spool=uploader.open_spool,
         )
         async with asyncio.TaskGroup() as group:
             background = [
-                group.create_task(self._measure()),
-                group.create_task(self.tail.run(wal_dir.path)),
+                group.create_task(self._note_rpo()),
+                group.create_task(self.tail.run()),
             ]
             await self.archiver.run()
             for task in background:
                 task.cancel()
+
+    async def _upload(self, uploader: WalUploader, wal: WalFile, identity: FileIdentity) -> None:
+        try:
+            await uploader.upload(wal, identity)
+        except DifferentContent as error:
+            if isinstance(wal, WalSegment):  # another server has written this timeline
+                self.guard.doubt(error)
+            raise
 
     def drain(self) -> None:
         """Start nothing more; `run` returns when the uploads under way have ended."""
@@ -114,28 +121,8 @@ class ClusterService:
             spool_dir=config.agent.state_dir,
         )
 
-    async def _measure(self) -> None:
-        """Tell the RPO what is durable in whole segments; the tail tells what goes beyond."""
+    async def _note_rpo(self) -> None:
         while True:
-            verified, archiver = self.guard.verified, self.archiver
-            flushed = self.guard.flush_lsn
-            if verified is not None and flushed is not None and archiver is not None:
-                self._measure_once(verified, flushed, archiver)
             now = time.monotonic()
             self.rpo_hour.note(self.rpo.rpo_s(now), now)
             await asyncio.sleep(_MEASURE_S)
-
-    def _measure_once(self, verified: Verified, flushed: Lsn, archiver: Archiver) -> None:
-        size, timeline = verified.facts.segment_size, verified.facts.timeline
-        waiting = [
-            wal
-            for wal in archiver.waiting()
-            if isinstance(wal, WalSegment) and wal.timeline == timeline
-        ]
-        current = WalSegment.at(timeline, flushed, size)
-        durable = (waiting[0] if waiting else current).begin(size)
-        if timeline != self._timeline:
-            self.rpo.restart(durable)
-            self._timeline = timeline
-        self.rpo.flush(flushed, time.monotonic())
-        self.rpo.store(durable)

@@ -104,6 +104,10 @@ class WalSegment:
         """The segment after it on the same timeline; ValueError after the very last."""
         return WalSegment.numbered(self.timeline, self.number(size) + 1, size)
 
+    def previous(self, size: SegmentSize) -> WalSegment:
+        """The segment before it on the same timeline; ValueError before the very first."""
+        return WalSegment.numbered(self.timeline, self.number(size) - 1, size)
+
     def on(self, timeline: int) -> WalSegment:
         """The segment at the same position on another timeline."""
         return WalSegment(timeline, self.log, self.seg)

@@ -64,12 +64,14 @@ class Archiver:
         wal_dir: WalDirectory,
         upload: Upload,
         *,
+        size: SegmentSize,
         uploads: int,
         allowed: Callable[[], bool],
         now: Callable[[], float],
     ) -> None:
         self._wal_dir = wal_dir
         self._upload = upload
+        self._size = size
         self._uploads = uploads
         self._allowed = allowed
         self._now = now
@@ -78,6 +80,7 @@ class Archiver:
         self._failed_at: dict[str, float] = {}
         self._ready: tuple[WalFile, ...] = ()
         self._strange: tuple[str, ...] = ()
+        self._unmarked = ""
         self._wake = asyncio.Event()
         self._draining = False
         self._group: asyncio.TaskGroup | None = None
@@ -119,20 +122,45 @@ class Archiver:
         """What was ready at the last look and is not yet durable, in the archiver's order."""
         return [wal for wal in self._ready if str(wal) not in self._durable]
 
-    async def settled_before(self, segment: WalSegment, size: SegmentSize) -> bool:
-        """Whether all WAL and every history before a segment is durable, by a look taken now.
+    async def find_unsettled(self, segment: WalSegment) -> WalFile | None:
+        """The oldest file that must be durable before anything of a segment is, by a look now.
 
-        A segment that PostgreSQL has finished is marked ready before its end counts as flushed
-        (xlog.c, XLogWrite), so a position that was asked for before this look hides none.
+        A history first, else the earliest segment of any timeline; None when all are durable. A
+        segment that PostgreSQL has finished is marked ready before its end counts as flushed
+        (xlog.c, XLogWrite), so a position that was asked for before this look hides none. Only a
+        crash in between leaves it without a mark, until a checkpoint finds it: it is sent now.
         """
         scan = await self._wal_dir.scan()
-        number = segment.number(size)
-        for wal in (*scan.history, *scan.ready):
-            earlier = isinstance(wal, WalSegment) and wal.number(size) < number
-            if (earlier or isinstance(wal, TimelineHistoryFile)) and str(wal) not in self._durable:
+        for history in scan.history:
+            if str(history) not in self._durable:
                 self._wake.set()
-                return False
-        return True
+                return history
+        earlier = [
+            wal
+            for wal in scan.ready
+            if isinstance(wal, WalSegment)
+            and (wal.log, wal.seg) < (segment.log, segment.seg)
+            and str(wal) not in self._durable
+        ]
+        if earlier:
+            self._wake.set()
+            return min(earlier, key=lambda wal: (wal.log, wal.seg))
+        return await self._find_unmarked(segment, {*scan.ready, *scan.done})
+
+    async def _find_unmarked(self, segment: WalSegment, marked: set[WalFile]) -> WalSegment | None:
+        try:
+            previous = segment.previous(self._size)
+        except ValueError:
+            return None
+        identity = await self._wal_dir.find_identity(previous)
+        name = str(previous)
+        if previous in marked or identity is None or self._durable.get(name) == identity:
+            return None
+        self._unmarked = name
+        idle = name not in self._jobs and not self._resting(name)
+        if idle and self._allowed() and not self._draining:
+            self._start(previous, identity)
+        return previous
 
     def _start(self, wal: WalFile, identity: FileIdentity) -> _Job:
         if self._group is None or self._draining:
@@ -172,7 +200,7 @@ class Archiver:
         self._ready = scan.ready
         # A history file that a standby received by streaming is .done and was never archived.
         files = list(dict.fromkeys((*scan.history, *scan.ready)))
-        self._forget({str(wal) for wal in files})
+        self._forget({self._unmarked, *map(str, files)})
         histories_wait = False
         for wal in files:
             is_history = isinstance(wal, TimelineHistoryFile)

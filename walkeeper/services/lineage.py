@@ -2,7 +2,9 @@
 
 A snapshot or a clone of the host has the same system identifier and the same timeline. What it
 writes from then on must not be mixed with what the archive holds, so before anything is written
-the archive's newest position is compared with the server's.
+the newest that the archive holds of the timeline is compared with the server's own bytes. Bytes
+below the flush position never change, not by a crash either, so whatever differs or lies ahead is
+of another history.
 """
 
 from __future__ import annotations
@@ -12,23 +14,27 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 from walkeeper.codec.writer import SigningKey
 from walkeeper.core import layout
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.wal import WalSegment
-from walkeeper.errors import ForeignCluster
+from walkeeper.core.wal import SegmentSize, WalSegment
+from walkeeper.errors import ForeignCluster, IntegrityError, PostgresError
 from walkeeper.repository.archive import Archive
 from walkeeper.services.local_segment import LocalSegment
-from walkeeper.services.tail_chain import TailChain, find_chain, tail_folders
+from walkeeper.services.tail_chain import TailChain, TailPiece, find_chain, tail_folders
 
-_ATTEMPTS: Final = 3
-_HOW_TO_GO_ON: Final = (
+HOW_TO_GO_ON: Final = (
     "is this a copy? give it an archive of its own ([cluster] archive); if it is the true server, "
     "begin a new timeline: stop it, create recovery.signal with a restore_command, start, promote"
 )
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,19 @@ class Position:
 
     timeline: int
     flushed: Lsn
+
+    def segment(self, size: SegmentSize) -> WalSegment:
+        """The segment that the next byte goes into."""
+        return WalSegment.at(self.timeline, self.flushed, size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """The end of what the archive holds of a timeline: its last whole segment, its last tail."""
+
+    segment: WalSegment | None
+    content: bytes | None
+    tail: TailChain | None
 
 
 async def check_lineage(
@@ -48,69 +67,130 @@ async def check_lineage(
     """The stored tail of the current segment, all of which the server has too.
 
     ``where`` asks the server. Raises ForeignCluster when the archive is ahead of the server on its
-    timeline, or holds other bytes. Costs two or three short listings.
+    timeline, or holds other bytes; what PostgreSQL has removed since cannot be compared and need
+    not. A damaged tail is no reason to raise, for the archiving of whole segments must not end
+    with it. Costs a few short listings.
     """
-    for attempt in range(_ATTEMPTS):
-        position = await where()
-        try:
-            chain = await _find_own_chain(archive, position)
-            break
-        except ForeignCluster:
-            # Another process of ours may have shipped between the question and the listing.
-            if attempt == _ATTEMPTS - 1 or await where() == position:
-                raise
+    timeline = (await where()).timeline
+    newest = await _find_newest(archive, timeline)
+    # Asked for after the listings, so the true server is never behind what they show.
+    position = await where()
+    if position.timeline != timeline:
+        raise PostgresError("the server was promoted while it was being recognised")
+    comparison = _Comparison(archive, pg_wal, position)
     loop = asyncio.get_running_loop()
-    signing = archive.sealer.signing
-    await loop.run_in_executor(pool, _compare, chain, pg_wal, archive, signing)
-    return chain
+    await loop.run_in_executor(pool, partial(comparison.check, newest))
+    current = position.segment(archive.segment_size)
+    if newest.tail is not None and newest.tail.segment == current:
+        return newest.tail
+    return TailChain(current, ())
 
 
-async def _find_own_chain(archive: Archive, position: Position) -> TailChain:
+async def _find_newest(archive: Archive, timeline: int) -> _Newest:
+    segment, content = await _newest_segment(archive, timeline), None
+    if segment is not None:
+        content = (await archive.read_header(layout.wal_object(segment))).content
+    tails = [
+        one
+        async for one in tail_folders(archive)
+        if one.timeline == timeline and one.fits(archive.segment_size)
+    ]
+    if not tails:
+        return _Newest(segment, content, None)
+    try:
+        tail = await find_chain(archive, max(tails))
+    except IntegrityError as error:
+        log.warning("tail_damaged", reason=str(error), hint=error.hint)
+        tail = TailChain(max(tails), (), damaged=str(error))
+    return _Newest(segment, content, tail)
+
+
+async def _newest_segment(archive: Archive, timeline: int) -> WalSegment | None:
     size = archive.segment_size
-    current = WalSegment.at(position.timeline, position.flushed, size)
-    await _refuse_ahead(archive, current, position)
-    chain = await find_chain(archive, current)
-    if chain.end > position.flushed.value % size.bytes:
-        raise _ahead(chain.pieces[-1].name, position)
-    return chain
+    for folder in reversed(await archive.folders(layout.timeline_prefix(timeline))):
+        newest: WalSegment | None = None
+        async for info in archive.list_objects(folder):
+            stored = layout.parse_wal_object(info.name)
+            if isinstance(stored, WalSegment) and stored.fits(size):
+                newest = stored
+        if newest is not None:
+            return newest
+    return None
 
 
-async def _refuse_ahead(archive: Archive, current: WalSegment, position: Position) -> None:
-    """Complete segments from the current one on, or tails of later ones, cannot be ours."""
-    size = archive.segment_size
-    number = current.number(size)
-    after = ""
-    if number > 0:
-        after = layout.wal_object(WalSegment.numbered(current.timeline, number - 1, size))
-    prefix = layout.timeline_prefix(current.timeline)
-    async for info in archive.list_objects(prefix, after=after):
-        stored = layout.parse_wal_object(info.name)
-        if isinstance(stored, WalSegment) and stored.fits(size) and stored.number(size) >= number:
-            raise _ahead(info.name, position)
-    async for segment in tail_folders(archive):
-        later = segment.timeline == current.timeline and segment.fits(size)
-        if later and segment.number(size) > number:
-            raise _ahead(layout.tail_prefix(segment), position)
+class _Comparison:
+    """Compares what the archive holds with ``pg_wal``; blocks."""
+
+    def __init__(self, archive: Archive, pg_wal: Path, position: Position) -> None:
+        self._signing: SigningKey = archive.sealer.signing
+        self._size = archive.segment_size
+        self._system_identifier = int(archive.record.system_identifier)
+        self._pg_wal = pg_wal
+        self._position = position
+        self._current = position.segment(self._size)
+
+    def check(self, newest: _Newest) -> None:
+        """Raise ForeignCluster for what this server did not write."""
+        if newest.segment is not None and newest.content is not None:
+            self._check_segment(newest.segment, newest.content)
+        if newest.tail is not None:
+            self._check_tail(newest.tail)
+
+    def _check_segment(self, segment: WalSegment, content: bytes) -> None:
+        # A segment may be whole, marked and archived a moment before the server calls its end
+        # flushed (xlog.c, XLogWrite), so bytes decide before positions do.
+        name = layout.wal_object(segment)
+        digest = self._digest(segment)
+        if digest is not None and self._signing.content_code(digest) == content:
+            return
+        if segment >= self._current:
+            raise self._ahead(name)
+        if digest is not None:
+            raise _differs(name, segment)
+
+    def _check_tail(self, tail: TailChain) -> None:
+        if tail.segment < self._current:
+            self._compare(tail, self._size.bytes)
+        elif tail.segment == self._current:
+            self._compare(tail, self._position.flushed.value % self._size.bytes)
+        elif tail.pieces or tail.stranded:
+            raise self._ahead(layout.tail_prefix(tail.segment))
+
+    def _compare(self, tail: TailChain, flushed: int) -> None:
+        if not (self._pg_wal / str(tail.segment)).exists() and tail.segment < self._current:
+            return
+        local = LocalSegment(self._pg_wal, tail.segment, self._size, self._system_identifier)
+        for piece in tail.pieces:
+            if piece.end > flushed:
+                raise self._ahead(piece.name)
+            self._compare_piece(local, piece)
+
+    def _compare_piece(self, local: LocalSegment, piece: TailPiece) -> None:
+        if self._signing.content_code(local.skip(piece.end)) != piece.content:
+            raise _differs(piece.name, local.segment)
+
+    def _digest(self, segment: WalSegment) -> bytes | None:
+        """SHA-256 of a whole file of ``pg_wal``; None when PostgreSQL has removed it."""
+        path = self._pg_wal / str(segment)
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise PostgresError(f"cannot read {path}: {error.strerror}") from error
+
+    def _ahead(self, name: str) -> ForeignCluster:
+        return ForeignCluster(
+            f"the archive is ahead of this server: it holds {name}, the server's WAL ends at "
+            f"{self._position.flushed} on timeline {self._position.timeline}",
+            hint=HOW_TO_GO_ON,
+        )
 
 
-def _ahead(name: str, position: Position) -> ForeignCluster:
+def _differs(name: str, segment: WalSegment) -> ForeignCluster:
     return ForeignCluster(
-        f"the archive is ahead of this server: it holds {name}, the server's WAL ends at "
-        f"{position.flushed} on timeline {position.timeline}",
-        hint=_HOW_TO_GO_ON,
+        f"this server's WAL differs from the archive's: {name} holds other bytes than "
+        f"pg_wal/{segment}",
+        hint=HOW_TO_GO_ON,
     )
-
-
-def _compare(chain: TailChain, pg_wal: Path, archive: Archive, signing: SigningKey) -> None:
-    size = archive.segment_size
-    system_identifier = int(archive.record.system_identifier)
-    local = LocalSegment(pg_wal, chain.segment, size, system_identifier)
-    for piece in chain.pieces:
-        data = local.read(piece.end)
-        if signing.content_code(hashlib.sha256(data).digest()) != piece.content:
-            raise ForeignCluster(
-                f"this server's WAL differs from the archive's: {piece.name} holds other bytes "
-                f"than {chain.segment} has there",
-                hint=_HOW_TO_GO_ON,
-            )
-        local.commit(data)

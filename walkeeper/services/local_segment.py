@@ -12,7 +12,9 @@ from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.core.walpage import PAGE_HEADER, PAGE_SIZE, parse_long_header
 from walkeeper.errors import PostgresError, WalRefused
 
-_READ_BYTES: Final = 1 << 20
+Bytes = bytes | memoryview
+
+BLOCK_BYTES: Final = 1 << 20
 
 
 class LocalSegment:
@@ -28,31 +30,28 @@ class LocalSegment:
         self.segment = segment
         self.position = 0
         self._path = pg_wal / str(segment)
-        self._size = size
         self._begin = segment.begin(size).value
         self._system_identifier = system_identifier
         self._digest = hashlib.sha256()
         self._magic = 0
 
-    def read(self, end: int) -> bytes:
+    def read(self, end: int) -> memoryview:
         """The bytes from ``position`` to offset ``end``, all of them flushed.
 
         Every page header among them is checked. Raises WalRefused when the file is not this
         segment of this cluster, PostgresError when it cannot be read.
         """
+        first_page = self.position - self.position % PAGE_SIZE
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if not self._magic:
+                    self._check_first_page(_pread(file, PAGE_SIZE, 0))
+                data = _pread(file, end - first_page, first_page)
+            finally:
+                os.close(file)
         except OSError as error:
             raise PostgresError(f"cannot read {self._path}: {error.strerror}") from error
-        try:
-            if not self._magic:
-                self._check_first_page(_pread(file, 0, PAGE_SIZE))
-            first_page = self.position - self.position % PAGE_SIZE
-            data = _pread(file, first_page, end - first_page)
-        except OSError as error:
-            raise PostgresError(f"cannot read {self._path}: {error.strerror}") from error
-        finally:
-            os.close(file)
         if len(data) < end - first_page:
             raise WalRefused(f"{self._path} is shorter than what is flushed")
         self._check_pages(data, first_page)
@@ -63,24 +62,35 @@ class LocalSegment:
         try:
             with self._path.open("rb") as file:
                 left = self.position
-                while left > 0 and (block := file.read(min(left, _READ_BYTES))):
+                while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
                     yield block
                     left -= len(block)
         except OSError as error:
             raise PostgresError(f"cannot read {self._path}: {error.strerror}") from error
+        if left > 0:
+            raise WalRefused(f"{self._path} is shorter than what is flushed")
 
-    def digest_with(self, data: bytes) -> bytes:
+    def digest_with(self, data: Bytes) -> bytes:
         """SHA-256 of the segment from its start to the end of ``data``, read at ``position``."""
         digest = self._digest.copy()
         digest.update(data)
         return digest.digest()
 
-    def commit(self, data: bytes) -> None:
+    def commit(self, data: Bytes) -> None:
         """Go on behind ``data``, which was read at ``position``."""
         self._digest.update(data)
         self.position += len(data)
 
-    def _check_first_page(self, page: bytes) -> None:
+    def skip(self, end: int) -> bytes:
+        """Go on behind offset ``end``, in small steps; the SHA-256 of the bytes skipped."""
+        skipped = hashlib.sha256()
+        while self.position < end:
+            data = self.read(min(end, self.position + BLOCK_BYTES))
+            skipped.update(data)
+            self.commit(data)
+        return skipped.digest()
+
+    def _check_first_page(self, page: memoryview) -> None:
         try:
             header = parse_long_header(page)
         except ValueError as error:
@@ -92,7 +102,7 @@ class LocalSegment:
             )
         self._magic = header.magic
 
-    def _check_pages(self, data: bytes, first_page: int) -> None:
+    def _check_pages(self, data: memoryview, first_page: int) -> None:
         for offset in range(0, len(data) - PAGE_HEADER.size + 1, PAGE_SIZE):
             magic, _, timeline, address, _ = PAGE_HEADER.unpack_from(data, offset)
             expected = self._begin + first_page + offset
@@ -104,10 +114,9 @@ class LocalSegment:
                 )
 
 
-def _pread(file: int, offset: int, size: int) -> bytes:
-    pieces = []
-    while size > 0 and (piece := os.pread(file, min(size, _READ_BYTES), offset)):
-        pieces.append(piece)
-        offset += len(piece)
-        size -= len(piece)
-    return b"".join(pieces)
+def _pread(file: int, size: int, offset: int) -> memoryview:
+    buffer = memoryview(bytearray(size))
+    filled = 0
+    while filled < size and (got := os.preadv(file, [buffer[filled:]], offset + filled)):
+        filled += got
+    return buffer[:filled]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from walkeeper.errors import (
     PostgresUnavailable,
     WalkeeperError,
     WalRefused,
+    WrongServer,
 )
 from walkeeper.postgres.facts import ServerFacts
 from walkeeper.postgres.postmaster import find_postmaster
@@ -53,9 +55,10 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The stored tail that a start of the server on a timeline was found to go on from."""
+    """The stored tail that a timeline was found to go on from, asked in a session."""
 
-    key: tuple[datetime, int]
+    session: Server
+    timeline: int
     chain: TailChain
 
 
@@ -78,25 +81,38 @@ class SourceGuard:
         *,
         data_dir: Path | None = None,
         lineage: Lineage | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._dsn = dsn
         self._record = record
         self._pool = pool
         self._configured_dir = data_dir
         self._lineage = lineage
-        self._sleep = sleep
         self._asked = asyncio.Condition()
+        self._wake = asyncio.Event()
         self.verified: Verified | None = None
         self.refusal: WalkeeperError | None = PostgresUnavailable(
             "PostgreSQL has not been reached yet", hint="is the server running? see [cluster] dsn"
         )
         self.flush_lsn: Lsn | None = None
         self.checked: Checked | None = None
+        self.session: Server | None = None
+        """A session with the very server that runs on the data directory, whatever else of it
+        may not fit; None while there is none."""
 
     def allowed(self) -> bool:
         """Whether the last answer was that everything fits."""
         return self.refusal is None and self.verified is not None
+
+    def ask_now(self) -> None:
+        """Do not wait for the next time: something seems to have changed."""
+        self._wake.set()
+
+    def doubt(self, error: WalkeeperError) -> None:
+        """The archive holds what is not this server's: write nothing until it was compared anew."""
+        self.verified = self.checked = None
+        self.refusal = error
+        log.error("source_doubted", reason=str(error), hint=error.hint)
+        self._wake.set()
 
     async def run(self) -> None:
         """Ask for ever; cancelled at the end."""
@@ -108,8 +124,8 @@ class SourceGuard:
                 await self._lost(error)
             except WalkeeperError as error:
                 await self._refuse(error)
-                await self._sleep(_POLL_S)
-            await self._sleep(_RETRY_S)
+                await self._pause(_POLL_S)
+            await self._pause(_RETRY_S)
 
     async def wait_answer(self, timeout_s: float) -> None:
         """Return once everything fitted, or after ``timeout_s``."""
@@ -139,43 +155,64 @@ class SourceGuard:
         loop = asyncio.get_running_loop()
         reason = await loop.run_in_executor(self._pool, _find_change, verified)
         if reason is not None:
-            self.verified = None
+            self.verified = self.checked = None
             self.refusal = reason
         return reason is None
 
     async def _ask_while_connected(self, server: Server) -> None:
-        while True:
-            facts = await server.facts()
-            data_dir = self._configured_dir or facts.data_directory
-            await server.check_same_server(data_dir, self._pool)
-            require_source(facts, self._record)
-            loop = asyncio.get_running_loop()
-            verified = Verified(facts, data_dir, facts.postmaster_started_at)
-            found = await loop.run_in_executor(self._pool, _with_local_start, verified)
-            self.flush_lsn = None if facts.in_recovery else await server.flush_lsn()
-            if not facts.in_recovery:
-                await self._check_lineage(server, found)
-            async with self._asked:
-                if self.refusal is not None:
-                    log.info("source_verified", data_directory=str(data_dir))
-                self.verified, self.refusal = found, None
-                self._asked.notify_all()
-            await self._sleep(_POLL_S)
+        try:
+            while True:
+                try:
+                    await self._ask(server)
+                except (PostgresUnavailable, WrongServer):
+                    raise
+                except WalkeeperError as error:
+                    await self._refuse(error)
+                await self._pause(_POLL_S)
+        finally:
+            self.session = None
+
+    async def _ask(self, server: Server) -> None:
+        facts = await server.facts()
+        data_dir = self._configured_dir or facts.data_directory
+        await server.check_same_server(data_dir, self._pool)
+        self.session = server
+        self.flush_lsn = None if facts.in_recovery else await server.flush_lsn()
+        require_source(facts, self._record)
+        loop = asyncio.get_running_loop()
+        verified = Verified(facts, data_dir, facts.postmaster_started_at)
+        found = await loop.run_in_executor(self._pool, _with_local_start, verified)
+        if not facts.in_recovery:
+            await self._check_lineage(server, found)
+        async with self._asked:
+            if self.refusal is not None:
+                log.info("source_verified", data_directory=str(data_dir))
+            self.verified, self.refusal = found, None
+            self._asked.notify_all()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not for longer than until somebody wants to know."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
 
     async def _check_lineage(self, server: Server, found: Verified) -> None:
-        """Once for each start of the server and each timeline: is it the archive's own?"""
-        key = (found.postmaster_started_at, found.facts.timeline)
-        if self._lineage is None or (self.checked is not None and self.checked.key == key):
+        """Once for each session and each timeline: is it the archive's own?"""
+        timeline, checked = found.facts.timeline, self.checked
+        if self._lineage is None or (
+            checked is not None and checked.session is server and checked.timeline == timeline
+        ):
             return
 
         async def where() -> Position:
             position = await server.wal_position()
-            if position is None or position[0] != found.facts.timeline:
+            if position is None or position[0] != timeline:
                 raise PostgresUnavailable("the server changed while it was being recognised")
             return Position(*position)
 
         chain = await self._lineage(where, found.data_dir / "pg_wal")
-        self.checked = Checked(key, chain)
+        self.checked = Checked(server, timeline, chain)
 
     async def _lost(self, error: PostgresUnavailable) -> None:
         # A verified server that shuts down goes on archiving: what was found holds until the
@@ -186,8 +223,9 @@ class SourceGuard:
 
     async def _refuse(self, error: WalkeeperError) -> None:
         if str(self.refusal) != str(error):
-            log.warning("source_refused", reason=str(error), hint=error.hint)
-        self.verified = None
+            emit = log.error if isinstance(error, ForeignCluster) else log.warning
+            emit("source_refused", reason=str(error), hint=error.hint)
+        self.verified = self.checked = None
         self.refusal = error
 
 

@@ -15,6 +15,7 @@ from walkeeper.core.layout import MergedTail, ObjectName, TailLink
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import IntegrityError, ObjectNotFound, unwrapped
 from walkeeper.repository.archive import Archive
+from walkeeper.storage.base import ObjectInfo
 
 MERGE_EVERY: Final = 64
 """After so many links everything so far is stored once more in one object."""
@@ -38,12 +39,14 @@ class TailPiece:
 class TailChain:
     """What is stored of a segment from its begin on without a gap; ``end`` is an offset.
 
-    ``stranded`` are links behind a gap: their predecessor never became durable.
+    ``stranded`` are links behind a gap: their predecessor never became durable. ``damaged`` says
+    to a writer why nothing can be added; `find_chain` raises instead.
     """
 
     segment: WalSegment
     pieces: tuple[TailPiece, ...]
     stranded: tuple[ObjectName, ...] = ()
+    damaged: str | None = None
 
     @property
     def end(self) -> int:
@@ -62,46 +65,43 @@ async def find_chain(archive: Archive, segment: WalSegment) -> TailChain:
     Objects that vanish meanwhile (the complete segment became durable) end the chain before them.
     Raises IntegrityError for what was not written by a known writer, and what storage raises.
     """
-    merged = await _newest_merged(archive, segment)
-    begin = 0 if merged is None else merged.end
-    after = layout.tail_links_after(segment, begin)
-    links = [
-        tail
-        async for info in archive.list_objects(layout.tail_prefix(segment), after=after)
-        if isinstance(tail := layout.parse_tail_object(info.name), TailLink)
-    ]
-    names = [layout.tail_object(tail) for tail in ([merged] if merged else []) + list(links)]
-    found = await _read_pieces(archive, names)
-    return _chain(segment, found)
-
-
-async def _newest_merged(archive: Archive, segment: WalSegment) -> MergedTail | None:
-    newest: MergedTail | None = None
+    wanted: list[ObjectInfo] = []
+    begin = 0
     async for info in archive.list_objects(layout.merged_tail_prefix(segment)):
         tail = layout.parse_tail_object(info.name)
-        if isinstance(tail, MergedTail):
-            newest = tail
-    return newest
+        if isinstance(tail, MergedTail):  # in order of their ends: the last replaces the others
+            wanted, begin = [info], tail.end
+    after = layout.tail_links_after(segment, begin)
+    async for info in archive.list_objects(layout.tail_prefix(segment), after=after):
+        if isinstance(layout.parse_tail_object(info.name), TailLink):
+            wanted.append(info)
+    return _chain(segment, await _read_pieces(archive, wanted))
 
 
-async def _read_pieces(archive: Archive, names: list[ObjectName]) -> list[TailPiece | None]:
+async def _read_pieces(archive: Archive, wanted: list[ObjectInfo]) -> list[TailPiece | None]:
     gate = asyncio.Semaphore(_PARALLEL)
 
-    async def read(name: ObjectName) -> TailPiece | None:
+    async def read(info: ObjectInfo) -> TailPiece | None:
         async with gate:
-            return await _read_piece(archive, name)
+            return await _read_piece(archive, info)
 
     with unwrapped():
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(read(name)) for name in names]
+            tasks = [group.create_task(read(info)) for info in wanted]
     return [task.result() for task in tasks]
 
 
-async def _read_piece(archive: Archive, name: ObjectName) -> TailPiece | None:
+async def _read_piece(archive: Archive, info: ObjectInfo) -> TailPiece | None:
+    name = ObjectName(info.name)
     try:
         header = await archive.read_header(name)
     except ObjectNotFound:
         return None
+    if info.size_bytes != header.implied_size():
+        raise IntegrityError(
+            f"{name} is damaged: {info.size_bytes} bytes are stored where its header implies "
+            f"{header.implied_size()}"
+        )
     size, content = header.facts.size, header.content
     if size is None or content is None:
         raise IntegrityError(f"{name} does not say what it holds")

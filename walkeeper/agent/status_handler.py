@@ -21,6 +21,7 @@ from walkeeper.services.agent_status import (
     FetchStatus,
     SourceStatus,
     StoreStatus,
+    TailStatus,
 )
 from walkeeper.services.fetcher import Fetcher
 
@@ -60,6 +61,7 @@ class StatusHandler:
             archiving=self._archiving(),
             fetch=self._fetch(),
             store=self._store(),
+            tail=self._tail(),
         )
         return Reply.ok(msgspec.json.encode(status).decode())
 
@@ -99,6 +101,24 @@ class StatusHandler:
             last_archived_age_s=None if last_at is None else round(self._now() - last_at, 1),
             last_error=_short(counted.last_error),
             rpo_s=round(self._cluster.rpo.rpo_s(self._now()), 1),
+            rpo_max_s=round(self._cluster.rpo_hour.maximum_s(), 1),
+            rpo_p99_s=round(self._cluster.rpo_hour.quantile_s(0.99), 1),
+        )
+
+    def _tail(self) -> TailStatus | None:
+        tail = self._cluster.tail
+        if tail is None:
+            return None
+        counted, state = tail.statistics, tail.state
+        return TailStatus(
+            state=state.state,
+            reason=_short(state.reason),
+            interval_s=tail.interval_s,
+            shipped_lsn=None if counted.shipped is None else str(counted.shipped),
+            links=counted.links,
+            merged=counted.merged,
+            stored_bytes=counted.stored_bytes,
+            requests=tail.requests,
         )
 
     def _fetch(self) -> FetchStatus:

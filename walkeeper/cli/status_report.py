@@ -9,7 +9,7 @@ import msgspec
 from walkeeper.cli.render import Page, age_text, counted, moment_text, size_text, span_text
 from walkeeper.core.backup import BackupFacts
 from walkeeper.repository.records import ArchiveRecord
-from walkeeper.services.agent_status import AgentStatus
+from walkeeper.services.agent_status import AgentStatus, TailStatus
 from walkeeper.services.status import ArchiveHealth, RecoverableWindow
 
 
@@ -176,9 +176,15 @@ def _show_agent(page: Page, report: StatusReport) -> None:
     archiving = agent.archiving
     if archiving is not None:
         page.fact("RPO now", span_text(archiving.rpo_s))
+        page.more(
+            f"in the last hour at most {span_text(archiving.rpo_max_s)}, 99 % of the time within "
+            f"{span_text(archiving.rpo_p99_s)}"
+        )
         oldest = f", the oldest {archiving.oldest_waiting}" if archiving.oldest_waiting else ""
         page.fact("backlog", f"{counted(archiving.backlog, 'file')} waiting{oldest}")
         page.fact("archived", _archived_text(agent))
+    if agent.tail is not None:
+        page.fact("tail", _tail_text(agent.tail))
     fetch = agent.fetch
     if fetch.fetched or fetch.errors or fetch.absent:
         page.fact(
@@ -186,6 +192,18 @@ def _show_agent(page: Page, report: StatusReport) -> None:
             f"{counted(fetch.fetched, 'file')} ({fetch.from_prefetch} prefetched), {fetch.absent}"
             f" absent, {counted(fetch.errors, 'error')}, {counted(fetch.holes, 'hole')}",
         )
+
+
+def _tail_text(tail: TailStatus) -> str:
+    text = tail.state if tail.reason is None else f"{tail.state}: {tail.reason}"
+    if tail.state == "shipping":
+        text += f" every {span_text(tail.interval_s)}"
+    if tail.shipped_lsn is not None:
+        text += (
+            f"; stored up to {tail.shipped_lsn} in {counted(tail.links, 'link')}, "
+            f"{size_text(tail.stored_bytes)}, {counted(tail.requests, 'request')}"
+        )
+    return text
 
 
 def _archived_text(agent: AgentStatus) -> str:

@@ -24,7 +24,11 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The archiver; counters are since the agent's start, ``backlog`` counts files now."""
+    """The archiver; counters are since the agent's start, ``backlog`` counts files now.
+
+    ``rpo_s`` is the age of the oldest flushed byte that is not durable, now; ``rpo_max_s`` and
+    ``rpo_p99_s`` are those of the last hour.
+    """
 
     backlog: int
     oldest_waiting: str | None
@@ -34,6 +38,24 @@ class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_archived_age_s: float | None
     last_error: str | None
     rpo_s: float
+    rpo_max_s: float = 0.0
+    rpo_p99_s: float = 0.0
+
+
+class TailStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The tail; ``state`` is "shipping", "waiting", "off" or "stopped", all but the first with why.
+
+    ``shipped_lsn`` is the position up to which it is stored; counters are since the agent's start.
+    """
+
+    state: str
+    reason: str | None
+    interval_s: float
+    shipped_lsn: str | None
+    links: int
+    merged: int
+    stored_bytes: int
+    requests: int
 
 
 class FetchStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +104,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's own facts. ``archiving`` is None until the server was recognised once."""
+    """The agent's own facts; ``archiving`` and ``tail`` are None until it knew the server once."""
 
     version: str
     pid: int
@@ -95,6 +117,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     fetch: FetchStatus
     store: StoreStatus
     schedule: tuple[JobStatus, ...] = ()
+    tail: TailStatus | None = None
 
 
 def decode_agent_status(document: str) -> AgentStatus:

@@ -12,6 +12,8 @@ from walkeeper.services.status import ArchiveHealth, RecoverableWindow
 
 RPO_LIMIT_S: Final = 300.0
 """Older unarchived WAL is a finding: several times what archive_timeout = 60s leads to."""
+TAIL_RPO_LIMIT_S: Final = 30.0
+"""The same with a tail, unless its interval is so long that ten of them are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,15 @@ def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
         return
     if archiving.last_error is not None:
         yield Finding(f"WAL is not getting through: {archiving.last_error}", "see the agent's log")
-    if archiving.rpo_s > RPO_LIMIT_S:
-        yield Finding(
-            f"WAL of the last {archiving.rpo_s / 60:.0f} min is not in the archive",
-            "is archive_timeout set? see: walkeeper check",
-        )
+    tail = agent.tail
+    if tail is not None and tail.state == "stopped" and source.verified:
+        yield Finding(f"the tail is stopped: {tail.reason}", "see the agent's log")
+    if tail is None or tail.state == "off":
+        if archiving.rpo_s > RPO_LIMIT_S:
+            hint = "is archive_timeout set? see: walkeeper check"
+            yield Finding(_behind_text(archiving.rpo_s), hint)
+    elif archiving.rpo_s > max(TAIL_RPO_LIMIT_S, 10 * tail.interval_s):
+        yield Finding(_behind_text(archiving.rpo_s), tail.reason)
 
 
 def find_archive_problems(health: ArchiveHealth, agent: AgentStatus | None) -> Iterator[Finding]:
@@ -98,6 +104,11 @@ def find_notices(health: ArchiveHealth | None, agent: AgentStatus | None) -> Ite
             "timeline histories cannot be read without an identity, so each timeline is shown by"
             " itself; more may be recoverable"
         )
+
+
+def _behind_text(rpo_s: float) -> str:
+    age = f"{rpo_s:.0f} s" if rpo_s < 120 else f"{rpo_s / 60:.0f} min"
+    return f"WAL of the last {age} is not in the archive"
 
 
 def _unusable_text(backup: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 
 import pytest
@@ -212,3 +213,20 @@ def test_a_clone_that_diverged_is_told_both_contents_and_overwrites_nothing(
     assert "nothing was overwritten" in line
     assert fingerprint(shelf) == before
     assert file in waiting(copy)
+
+
+def test_an_agent_stops_writing_when_its_data_directory_becomes_a_copy(
+    segments_only: Installation,
+) -> None:
+    segments_only.start_agent()
+    segments_only.archive_now()
+    cluster, shelf = segments_only.cluster, FileShelf(segments_only.repository)
+    cluster.stop()
+    before = fingerprint(shelf)
+    (cluster.data_dir / "walkeeper.detached").touch()
+    # Histories are stored unasked; a server that was verified and has gone is no permission.
+    with planted(cluster, "00000002.history", b"1\t0/800000\tno recovery target specified\n"):
+        time.sleep(1.5)  # the agent has looked by now
+        pushed = push(segments_only, "00000002.history", cwd=cluster.data_dir)
+    assert pushed.code == 1
+    assert fingerprint(shelf) == before

@@ -80,12 +80,15 @@ async def store() -> Store:
 async def running(
     pg_wal: PgWal, store: Store, pool: ThreadPoolExecutor, *, uploads: int = 4, allowed: bool = True
 ) -> AsyncIterator[Archiver]:
+    async def is_allowed() -> bool:
+        return allowed
+
     archiver = Archiver(
         WalDirectory(pg_wal.path, pool),
         store.upload,
         size=ONE_MIB,
         uploads=uploads,
-        allowed=lambda: allowed,
+        allowed=is_allowed,
         now=asyncio.get_running_loop().time,
     )
     async with asyncio.TaskGroup() as group:
@@ -229,12 +232,16 @@ async def test_a_draining_archiver_ends_what_is_under_way_and_starts_nothing(
 ) -> None:
     store.gate.clear()
     pg_wal.ready(*SEGMENTS)
+
+    async def always() -> bool:
+        return True
+
     archiver = Archiver(
         WalDirectory(pg_wal.path, pool),
         store.upload,
         size=ONE_MIB,
         uploads=2,
-        allowed=lambda: True,
+        allowed=always,
         now=asyncio.get_running_loop().time,
     )
     async with asyncio.TaskGroup() as group:

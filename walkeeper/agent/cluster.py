@@ -70,7 +70,7 @@ class ClusterService:
             partial(self._upload, uploader),
             size=self._archive.segment_size,
             uploads=self._shop.config.archive.uploads,
-            allowed=self.guard.allowed,
+            allowed=self.guard.still_allowed,
             now=time.monotonic,
         )
         self.push = PushHandler(self.archiver, self.guard, wal_dir, self._shop.counters.trouble)

@@ -66,7 +66,7 @@ class Archiver:
         *,
         size: SegmentSize,
         uploads: int,
-        allowed: Callable[[], bool],
+        allowed: Callable[[], Awaitable[bool]],
         now: Callable[[], float],
     ) -> None:
         self._wal_dir = wal_dir
@@ -157,8 +157,9 @@ class Archiver:
         if previous in marked or identity is None or self._durable.get(name) == identity:
             return None
         self._unmarked = name
+        allowed = await self._allowed()
         idle = name not in self._jobs and not self._resting(name)
-        if idle and self._allowed() and not self._draining:
+        if idle and allowed and not self._draining:
             self._start(previous, identity)
         return previous
 
@@ -181,7 +182,7 @@ class Archiver:
     async def _scan(self) -> None:
         while not self._draining:
             self._wake.clear()
-            if self._allowed():
+            if await self._allowed():
                 await self._try_look_ahead()
             await self._wake.wait()
 

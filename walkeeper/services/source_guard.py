@@ -135,6 +135,13 @@ class SourceGuard:
         except TimeoutError:
             return
 
+    async def still_allowed(self) -> bool:
+        """Whether the last answer was that everything fits, and the local files still say so.
+
+        A server that has gone may be followed by a restored copy in the same place.
+        """
+        return self.allowed() and await self._holds()
+
     async def require(self, *, wait_s: float) -> Verified:
         """The last answer, if it still holds; waits a little for one when there is none.
 

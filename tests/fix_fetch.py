@@ -17,7 +17,8 @@ from walkeeper.core.wal import TimelineHistoryFile, WalFile, WalSegment
 from walkeeper.errors import StorageError
 from walkeeper.repository.archive import Archive
 from walkeeper.services.fetch_rules import ClientIdentity, FetchRequest
-from walkeeper.services.fetcher import Fetcher, FetchSettings
+from walkeeper.services.fetch_settings import FetchSettings
+from walkeeper.services.fetcher import Fetcher
 from walkeeper.services.history_files import HistoryFiles
 from walkeeper.services.history_store import HistoryStore
 from walkeeper.services.prefetch import PrefetchSettings

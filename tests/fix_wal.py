@@ -27,12 +27,18 @@ def _crc_bytes(value: int) -> int:
     return value
 
 
-def checksum(data: bytes) -> int:
-    """CRC-32C bit by bit, as its definition says."""
-    crc = 0xFFFFFFFF
+def _running(data: bytes, crc: int = 0xFFFFFFFF) -> int:
     for byte in data:
         crc = crc >> 8 ^ _crc_bytes((crc ^ byte) & 0xFF)
-    return crc ^ 0xFFFFFFFF
+    return crc
+
+
+_running_of_body = cache(_running)  # tests fill WAL with records of equal bodies
+
+
+def checksum(data: bytes, body: bytes = b"") -> int:
+    """CRC-32C bit by bit, as its definition says, of a body and what follows it."""
+    return _running(data, _running_of_body(body)) ^ 0xFFFFFFFF
 
 
 def main_data(data: bytes, prefix: bytes = b"") -> bytes:
@@ -108,7 +114,7 @@ class WalWriter:
             self._page(0, flags)
         begin = self.base + len(self.data)
         head = struct.pack("<IIQBBxx", 24 + len(body), xid, self.prev, info, rmid)
-        record = head + struct.pack("<I", checksum(body + head)) + body
+        record = head + struct.pack("<I", checksum(head, body)) + body
         last_byte = self._put(record)
         room = -begin % PAGE
         split = 40 if (begin + room) % self.size.bytes == 0 else 24
@@ -135,6 +141,16 @@ class WalWriter:
         written = self.append(b"", rmid=XLOG, info=0x40, xid=0)
         self.data += bytes(-len(self.data) % self.size.bytes)
         return written
+
+    def branch(self, timeline: int, records: int) -> WalWriter:
+        """A timeline that leaves this one behind its first ``records`` records: a copy of the
+        bytes up to there, then pages of its own (xlog.c, XLogInitNewTimeline)."""
+        other = WalWriter(self.first, self.size, self.major)
+        other.timeline = timeline
+        other.records = self.records[:records]
+        other.prev = other.records[-1].begin.value
+        other.data = self.data[: other.records[-1].end.value - self.base]
+        return other
 
     def abandon(self, record: Written, pages: int) -> None:
         """Keep only the first pages of the last record: its rest was lost in a crash."""

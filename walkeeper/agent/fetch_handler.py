@@ -35,6 +35,7 @@ def parse_fetch(request: Request) -> FetchRequest:
         timeout_s=asked.timeout_s,
         timeline=None if asked.timeline is None else _parse_timeline(asked.timeline),
         end=None if asked.end is None else _parse_end(asked.end),
+        present=asked.present,
     )
 
 

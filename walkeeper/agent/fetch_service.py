@@ -20,9 +20,11 @@ from walkeeper.agent.fetch_handler import FetchHandler, parse_fetch
 from walkeeper.config import FetchConfig
 from walkeeper.core.wal import TimelineHistoryFile
 from walkeeper.repository.archive import Archive
-from walkeeper.services.fetcher import TOLERATED_IN_STANDBY_MODE, Fetcher, FetchSettings
+from walkeeper.services.fetch_settings import FetchSettings
+from walkeeper.services.fetcher import TOLERATED_IN_STANDBY_MODE, Fetcher
 from walkeeper.services.history_files import HistoryFiles
 from walkeeper.services.history_store import HistoryStore
+from walkeeper.services.patience import patient
 from walkeeper.services.prefetch import PrefetchSettings
 
 log = structlog.get_logger(__name__)
@@ -91,8 +93,10 @@ class _OpeningHandler:
 
     async def __call__(self, request: Request) -> Reply:
         fetch = parse_fetch(request)
+        patience_s = FetchSettings().standby_patience_s if fetch.standby else None
         try:
-            handler = await self._open()
+            async with patient(patience_s, "the archive"):
+                handler = await self._open()
         except TOLERATED_IN_STANDBY_MODE as error:
             # As the fetcher does: a standby asks again, but its history probes need an answer.
             if not fetch.standby or isinstance(fetch.wal, TimelineHistoryFile):

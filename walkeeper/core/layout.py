@@ -117,6 +117,11 @@ def wal_object(wal: StoredWal) -> ObjectName:
             return ObjectName(f"{wal_prefix(wal)}{wal}{_SEALED}")
 
 
+def cut_off_prefix(segment: WalSegment) -> str:
+    """Where the names of a segment's cut-off objects begin."""
+    return f"{wal_prefix(segment)}{segment}.partial."
+
+
 def wal_prefix(segment: WalSegment) -> str:
     """The folder of a segment: its timeline and log."""
     return f"wal/{segment.timeline:08X}/{segment.log:08X}/"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from walkeeper.errors import IntegrityError, StorageFull, WalkeeperError
 from walkeeper.repository.archive import Archive
 
 _COPY_BYTES: Final = 8 << 20
+_ZEROS: Final = bytes(1 << 18)
 
 
 class FetchFile:
@@ -52,6 +54,23 @@ class FetchFile:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
+
+    def end_at(self, offset: int, size_bytes: int) -> None:
+        """Let zeros follow from ``offset`` on, so that the file has ``size_bytes``.
+
+        They are written, not left out: PostgreSQL counts on the room of its WAL files.
+        """
+        with self._lock, _writing():
+            descriptor = self._opened()
+            os.ftruncate(descriptor, offset)
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            while offset < size_bytes:
+                offset += os.write(descriptor, _ZEROS[: size_bytes - offset])
+
+    def view(self, size_bytes: int) -> memoryview:
+        """The first bytes, at least one, as they are in the file: not to be cut while in use."""
+        with self._lock, _writing():
+            return memoryview(mmap.mmap(self._opened(), size_bytes, prot=mmap.PROT_READ))
 
     def copy_to(self, other: FetchFile) -> int:
         """Write all of this file into another one; returns the number of bytes."""
@@ -94,17 +113,20 @@ async def download(
     pool: ThreadPoolExecutor,
     *,
     size_bytes: int,
+    came: Callable[[], None] | None = None,
 ) -> None:
     """Write the content of an object into an empty file, checked to its end.
 
     Returns only when all of it is authentic and it has exactly this size. Raises ObjectNotFound
     before anything is written, IntegrityError, WrongKey and what storage raises; then the file may
-    hold a part. Memory: a few MiB, whatever the size.
+    hold a part. ``came`` is called for each block. Memory: a few MiB, whatever the size.
     """
     loop = asyncio.get_running_loop()
     written = 0
     async with archive.open(name) as blocks:
         async for block in blocks:
+            if came is not None:
+                came()
             written += len(block)
             if written > size_bytes:
                 break

@@ -32,8 +32,8 @@ class FetchRequest:
 
     ``standby`` is standby mode, ``recovery`` says that recovery.signal exists; with neither it is
     a tool such as pg_rewind. ``timeline`` and ``end`` come from a prepared restore: the path to
-    follow and how far its WAL is needed; they count in an archive recovery alone. ``timeout_s`` is
-    how long the client waits.
+    follow and how far its WAL is needed; they count in an archive recovery alone. ``present`` says
+    that PostgreSQL already has a file of that name. ``timeout_s`` is how long the client waits.
     """
 
     wal: WalFile
@@ -43,6 +43,12 @@ class FetchRequest:
     timeout_s: float
     timeline: int | None = None
     end: Lsn | None = None
+    present: bool = False
+
+    @property
+    def is_tool(self) -> bool:
+        """Neither signal file exists: no server in recovery asks, and who asks may jump at will."""
+        return not (self.standby or self.recovery)
 
     @property
     def is_archive_recovery(self) -> bool:
@@ -82,16 +88,28 @@ def leg_of(path: TimelineHistory, timeline: int) -> Leg | None:
     return next((leg for leg in path.legs if leg.timeline == timeline), None)
 
 
+def part_on_path(path: TimelineHistory, segment: WalSegment, size: SegmentSize) -> range:
+    """The positions of the bytes of a segment that belong to the path; empty when none does.
+
+    It ends before the segment does where the path leaves the timeline there. Numbers, for what
+    follows the very last segment is no LSN.
+    """
+    leg = leg_of(path, segment.timeline)
+    if leg is None:
+        return range(0)
+    begin = segment.number(size) * size.bytes
+    stop = begin + size.bytes
+    if leg.end is not None:
+        stop = min(stop, leg.end.value)
+    return range(max(begin, leg.begin.value), stop)
+
+
 def lies_on_path(
     path: TimelineHistory, segment: WalSegment, size: SegmentSize, end: Lsn | None = None
 ) -> bool:
     """Whether a byte of this segment belongs to the path, and lies before ``end``."""
-    leg = leg_of(path, segment.timeline)
-    if leg is None:
-        return False
-    begin = segment.number(size) * size.bytes
-    stops = [begin + size.bytes, *(at.value for at in (leg.end, end) if at is not None)]
-    return max(begin, leg.begin.value) < min(stops)
+    part = part_on_path(path, segment, size)
+    return bool(part) and (end is None or part.start < end.value)
 
 
 def later_on_path(

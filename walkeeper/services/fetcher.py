@@ -12,14 +12,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from walkeeper.core.layout import wal_object
-from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import BackupHistoryFile, PartialSegment, TimelineHistoryFile, WalSegment
 from walkeeper.errors import (
     IntegrityError,
@@ -32,11 +31,14 @@ from walkeeper.errors import (
     WalkeeperError,
 )
 from walkeeper.repository.archive import Archive
-from walkeeper.services.fetch_file import FetchFile, download
-from walkeeper.services.fetch_rules import FetchRequest, lies_on_path, next_on_path
+from walkeeper.services.fetch_file import FetchFile
+from walkeeper.services.fetch_rules import FetchRequest
+from walkeeper.services.fetch_settings import FetcherStatistics, FetchSettings
 from walkeeper.services.history_store import HistoryStore
 from walkeeper.services.missing_segment import MissingSegments
-from walkeeper.services.prefetch import Prefetcher, PrefetchSettings
+from walkeeper.services.prefetch import Prefetcher
+from walkeeper.services.segment_server import SegmentServer, SegmentSources
+from walkeeper.services.segment_stand_in import StandIns
 
 _SMALL_FILE_LIMIT: Final = 1 << 20
 _ANSWER_WITHIN: Final = 0.9
@@ -46,23 +48,6 @@ TOLERATED_IN_STANDBY_MODE: Final = (StorageError, IntegrityError, KeyringError, 
 """Outage, damage, wrong key, a hole: what may be gone when the standby asks again."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchSettings:
-    """How fetching behaves.
-
-    A hole is looked at ``hole_attempts`` times, ``hole_pause_s`` apart: uploads run in parallel,
-    so the missing segment may be about to become durable. Histories are looked for every
-    ``history_refresh_s``, so that an outage finds them on this host, and a standby's probe waits
-    for the archive at most ``probe_patience_s``: a promotion asks several times.
-    """
-
-    prefetch: PrefetchSettings = field(default_factory=PrefetchSettings)
-    hole_attempts: int = 3
-    hole_pause_s: float = 1.0
-    history_refresh_s: float = 60.0
-    probe_patience_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +62,12 @@ class FetchOutcome:
         return self.size_bytes is None
 
 
-@dataclass(slots=True)
-class FetcherStatistics:
-    """Counters since the start.
-
-    ``fetched`` includes ``from_prefetch``. ``absent`` was confirmed by the archive; ``errors`` is
-    everything else, ``holes`` and what was answered as absent in standby mode included.
-    """
-
-    fetched: int = 0
-    from_prefetch: int = 0
-    absent: int = 0
-    holes: int = 0
-    errors: int = 0
-    last_error: str | None = None
-
-
 class Fetcher:
     """Serves WAL files of one archive; several requests may run at once.
 
-    ``history`` must have been loaded. ``cache_dir`` takes the unnamed files of segments that are
-    fetched ahead, which needs `run`. Memory: a few MiB for each request and parallel download.
+    ``history`` must have been loaded. ``cache_dir`` takes unnamed files: of segments that are
+    fetched ahead, which needs `run`, and of what may stand in for a segment. Memory: a few MiB for
+    each request and parallel download.
     """
 
     def __init__(
@@ -116,9 +86,16 @@ class Fetcher:
         self._history = history
         self._settings = settings
         self._sleep = sleep
-        self._missing = MissingSegments(archive, history)
         self._prefetcher = Prefetcher(archive, pool, cache_dir, settings.prefetch, now=now)
         self._statistics = FetcherStatistics()
+        sources = SegmentSources(
+            archive,
+            pool,
+            self._prefetcher,
+            MissingSegments(archive, history),
+            StandIns(archive, pool, cache_dir),
+        )
+        self._segments = SegmentServer(sources, settings, self._statistics, sleep)
 
     @property
     def statistics(self) -> FetcherStatistics:
@@ -190,7 +167,7 @@ class Fetcher:
             case PartialSegment() as wal:
                 raise UsageError(f"{wal}: PostgreSQL asks for no cut-off segments by name")
             case WalSegment() as segment:
-                return await self._serve_segment(request, segment, out)
+                return await self._segments.serve(request, segment, out)
 
     async def _read_small(self, wal: BackupHistoryFile) -> bytes | None:
         try:
@@ -203,81 +180,3 @@ class Fetcher:
             return None
         await asyncio.get_running_loop().run_in_executor(self._pool, out.write, content)
         return len(content)
-
-    async def _serve_segment(
-        self, request: FetchRequest, segment: WalSegment, out: FetchFile
-    ) -> int | None:
-        """The complete segment, else what a miss means.
-
-        Ancestors are served past their forks as they are stored; whatever else is to stand in for
-        a complete segment belongs before the judgement in `_judge_miss`.
-        """
-        if not segment.fits(self._archive.segment_size):
-            raise UsageError(f"{segment} is no segment of {self._archive.segment_size.bytes} bytes")
-        if not (request.standby or request.recovery):  # a tool, which may jump at will
-            size = await self._fetch_complete(segment, out)
-            return size if size is not None else await self._judge_miss(request, segment, out)
-        size = await self._take_ahead(request, segment, out)
-        hit = size is not None
-        if size is None:
-            size = await self._fetch_complete(segment, out)
-        if size is None:
-            size = await self._judge_miss(request, segment, out)
-        if size is not None:
-            self._go_ahead(request, segment, hit=hit)
-        return size
-
-    async def _fetch_complete(self, segment: WalSegment, out: FetchFile) -> int | None:
-        """Fetch the complete segment; None when the archive answered that it is not there."""
-        size_bytes = self._archive.segment_size.bytes
-        await asyncio.get_running_loop().run_in_executor(self._pool, out.empty)
-        try:
-            await download(
-                self._archive, wal_object(segment), out, self._pool, size_bytes=size_bytes
-            )
-        except ObjectNotFound:
-            return None
-        return size_bytes
-
-    async def _judge_miss(
-        self, request: FetchRequest, segment: WalSegment, out: FetchFile
-    ) -> int | None:
-        """None when the segment is absent for good; raises NoSuchSegment for a hole.
-
-        Before either the segment is asked for once more: it may just have become durable.
-        """
-        attempts = 1 if request.standby else self._settings.hole_attempts
-        while True:
-            attempts -= 1
-            hole = await self._missing.find_hole(request, segment)
-            size = await self._fetch_complete(segment, out)
-            if hole is None or size is not None:
-                return size
-            if attempts <= 0:
-                self._statistics.holes += 1
-                raise NoSuchSegment(
-                    str(hole), hint="walkeeper verify lists what is missing from the archive"
-                )
-            await self._sleep(self._settings.hole_pause_s)
-
-    async def _take_ahead(
-        self, request: FetchRequest, segment: WalSegment, out: FetchFile
-    ) -> int | None:
-        file = await self._prefetcher.take(request.client, request.path_timeline, segment)
-        if file is None:
-            return None
-        try:
-            loop = asyncio.get_running_loop()
-            size = await loop.run_in_executor(self._pool, file.copy_to, out)
-        finally:
-            self._pool.submit(file.close)
-        self._statistics.from_prefetch += 1
-        return size
-
-    def _go_ahead(self, request: FetchRequest, segment: WalSegment, *, hit: bool) -> None:
-        size = self._archive.segment_size
-        path = self._history.known_path(request.path_timeline)
-        if path is None or not lies_on_path(path, segment, size):
-            path = TimelineHistory(segment.timeline)
-        following = next_on_path(path, segment, size, request.path_end)
-        self._prefetcher.advance(request.client, request.path_timeline, segment, following, hit=hit)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from walkeeper.core.layout import CutOffSegment, parse_wal_object, timeline_prefix, wal_object
+from walkeeper.core.layout import (
+    TAIL_PREFIX,
+    CutOffSegment,
+    parse_tail_object,
+    parse_wal_object,
+    tail_links_after,
+    timeline_prefix,
+    wal_object,
+)
 from walkeeper.core.segment_set import SegmentRange
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import WalSegment
@@ -20,34 +28,18 @@ class MissingSegments:
         self._archive = archive
         self._history = history
 
-    async def find_hole(self, request: FetchRequest, segment: WalSegment) -> Hole | None:
-        """The hole that this segment leaves in the path of the request, None at the path's end.
-
-        With an end, what lies on the path before it is needed; without one, what has later WAL
-        behind it on the path. Raises what the archive raises when it cannot tell.
-        """
-        size = self._archive.segment_size
-        path = await self._path(request, segment)
-        end = request.path_end
-        if not lies_on_path(path, segment, size, end):
-            return None
-        if end is not None:
-            return Hole(segment, None, end)
-        for part in later_on_path(path, segment, size):
-            later = await self._first_stored(part)
-            if later is not None:
-                return Hole(segment, later)
-        return None
-
-    async def _path(self, request: FetchRequest, segment: WalSegment) -> TimelineHistory:
+    async def find_path(
+        self, request: FetchRequest, segment: WalSegment, *, fresh: bool
+    ) -> TimelineHistory:
         """That of the request's timeline, else of the highest one, else the segment's own.
 
         A recovery that was told to follow another timeline than the highest, without a word to us,
-        asks for segments that do not lie on the highest one's path.
+        asks for segments that do not lie on the highest one's path. ``fresh`` asks the archive
+        which timeline is the highest, which is needed before something is called missing.
         """
         if request.path_timeline is not None:
             return await self._history.path(request.path_timeline)
-        if not request.standby or self._history.highest is None:
+        if fresh or self._history.highest is None:
             await self._history.refresh()
         highest = self._history.highest or 1
         path = await self._history.path(highest)
@@ -57,8 +49,32 @@ class MissingSegments:
             return TimelineHistory(segment.timeline)
         return await self._history.path(segment.timeline)
 
-    async def _first_stored(self, part: SegmentRange) -> str | None:
-        """The first segment stored in this part of a timeline, complete or cut off."""
+    async def find_hole(
+        self, request: FetchRequest, segment: WalSegment, path: TimelineHistory
+    ) -> Hole | None:
+        """The hole that this segment leaves in the path of the request, None at the path's end.
+
+        With an end, what lies on the path before it is needed; without one, what has later WAL
+        behind it on the path. Raises what the archive raises when it cannot tell.
+        """
+        size = self._archive.segment_size
+        end = request.path_end
+        if not lies_on_path(path, segment, size, end):
+            return None
+        if end is not None:
+            return Hole(segment, None, end)
+        for part in later_on_path(path, segment, size):
+            later = await self._first_stored(part, segment.number(size) + 1)
+            if later is not None:
+                return Hole(segment, later)
+        return None
+
+    async def _first_stored(self, part: SegmentRange, fragments_from: int) -> str | None:
+        """The first segment of which anything is stored in this part of a timeline.
+
+        Tails and cut-off objects count from the number ``fragments_from`` on: a descendant's at
+        the position of the missing segment itself has been asked for before it, in vain.
+        """
         size = self._archive.segment_size
         after = ""
         if part.begin > 0:
@@ -68,10 +84,37 @@ class MissingSegments:
         try:
             async for info in objects:
                 match parse_wal_object(info.name):
-                    case WalSegment() | CutOffSegment() as stored:
-                        segment = stored.segment if isinstance(stored, CutOffSegment) else stored
-                        within = segment.fits(size) and segment.number(size) < part.end
-                        return str(segment) if within else None
+                    case WalSegment() as stored if stored.fits(size):
+                        number = stored.number(size)
+                    case CutOffSegment(stored) if stored.fits(size):
+                        number = stored.number(size)
+                        if number < fragments_from:
+                            continue
+                    case _:
+                        continue
+                if number < part.end:
+                    return str(stored)
+                break
+        finally:
+            if isinstance(objects, AsyncGenerator):
+                await objects.aclose()
+        begin = max(part.begin, fragments_from)
+        return await self._first_tail(SegmentRange(part.timeline, begin, part.end))
+
+    async def _first_tail(self, part: SegmentRange) -> str | None:
+        """The first segment in this part of a timeline that has a tail."""
+        if part.begin >= part.end:
+            return None
+        size = self._archive.segment_size
+        after = tail_links_after(part.first(size), 0)
+        objects = self._archive.list_objects(TAIL_PREFIX, after=after)
+        try:
+            async for info in objects:
+                tail = parse_tail_object(info.name)
+                if tail is not None and tail.segment.fits(size):
+                    stored = tail.segment
+                    within = stored.timeline == part.timeline and stored.number(size) < part.end
+                    return str(stored) if within else None
         finally:
             if isinstance(objects, AsyncGenerator):
                 await objects.aclose()

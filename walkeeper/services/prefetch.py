@@ -24,10 +24,14 @@ from walkeeper.errors import WalkeeperError
 from walkeeper.repository.archive import Archive
 from walkeeper.services.fetch_file import FetchFile, download
 from walkeeper.services.fetch_rules import ClientIdentity
+from walkeeper.services.patience import patient
 
 _IDLE_S: Final = 300.0
 """After this long without a request what was fetched ahead for a client is dropped."""
 _SWEEP_S: Final = 30.0
+_PATIENCE_S: Final = 10.0
+"""A download to which nothing comes for so long is given up: whoever needs it asks for it, and in
+standby mode may not be kept waiting for it."""
 
 log = structlog.get_logger(__name__)
 
@@ -163,8 +167,8 @@ class Prefetcher:
         file = FetchFile.unnamed(self._directory)
         name, size = wal_object(segment), self._archive.segment_size.bytes
         try:
-            async with self._slots:
-                await download(self._archive, name, file, self._pool, size_bytes=size)
+            async with self._slots, patient(_PATIENCE_S, str(segment)) as came:
+                await download(self._archive, name, file, self._pool, size_bytes=size, came=came)
         except Exception as error:
             if not isinstance(error, WalkeeperError):
                 log.warning("prefetch_broke", segment=str(segment), exc_info=error)

@@ -1,0 +1,264 @@
+"""Serves segments: the complete one, cut where the path leaves its timeline, or what stands in.
+
+Along the path of a recovery every ancestor ends at its fork, complete segments included:
+PostgreSQL follows a parent past the fork when the child's segment is not there
+(xlogrecovery.c, XLogFileReadAnyTLI never looks where a parent ends), and so brings back rows of a
+dead branch.
+
+What ends early is never handed out where PostgreSQL has a file of that name already: it would
+replace it (xlogarchive.c, KeepFileRestoredFromArchive), and a longer one holds rows that it has
+shown. "Absent" leaves it with its own file. A file that we served earlier is there too when the
+end of recovery reads the last record again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from walkeeper.core.layout import wal_object
+from walkeeper.core.timeline import TimelineHistory
+from walkeeper.core.wal import WalSegment
+from walkeeper.errors import NoSuchSegment, ObjectNotFound, StorageUnavailable, UsageError
+from walkeeper.repository.archive import Archive
+from walkeeper.services.fetch_file import FetchFile, download
+from walkeeper.services.fetch_rules import (
+    FetchRequest,
+    Hole,
+    lies_on_path,
+    next_on_path,
+    part_on_path,
+)
+from walkeeper.services.fetch_settings import FetcherStatistics, FetchSettings
+from walkeeper.services.missing_segment import MissingSegments
+from walkeeper.services.patience import patient
+from walkeeper.services.prefetch import Prefetcher
+from walkeeper.services.segment_stand_in import StandIn, StandIns
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSources:
+    """Where segments come from, and who judges what is not there: all of one archive."""
+
+    archive: Archive
+    pool: ThreadPoolExecutor
+    prefetcher: Prefetcher
+    missing: MissingSegments
+    stand_ins: StandIns
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A request for a segment; ``came`` is told of everything that the archive answers."""
+
+    request: FetchRequest
+    segment: WalSegment
+    out: FetchFile
+    came: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Vanished:
+    """A tail was deleted while it was read: the complete segment must have become durable."""
+
+    name: str
+
+
+class SegmentServer:
+    """Serves segments of one archive; several requests may run at once."""
+
+    def __init__(
+        self,
+        sources: SegmentSources,
+        settings: FetchSettings,
+        statistics: FetcherStatistics,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._archive = sources.archive
+        self._pool = sources.pool
+        self._prefetcher = sources.prefetcher
+        self._missing = sources.missing
+        self._stand_ins = sources.stand_ins
+        self._settings = settings
+        self._statistics = statistics
+        self._sleep = sleep
+        self._size = sources.archive.segment_size
+
+    async def serve(self, request: FetchRequest, segment: WalSegment, out: FetchFile) -> int | None:
+        """Write the segment into an empty file; its size, or None where it is absent for good.
+
+        Raises NoSuchSegment for a hole and whatever keeps the archive from telling.
+        """
+        if not segment.fits(self._size):
+            raise UsageError(f"{segment} is no segment of {self._size.bytes} bytes")
+        patience_s = self._settings.standby_patience_s if request.standby else None
+        if request.is_tool:
+            # pg_rewind reads a server's own WAL back from where it ended to where it left the
+            # other's history: behind the fork, what it is after is the WAL of the dead branch.
+            return await self._serve_tool(_Question(request, segment, out, lambda: None))
+        async with patient(patience_s, str(segment)):
+            path = await self._missing.find_path(request, segment, fresh=False)
+        if self._is_withheld(request, segment, path):
+            return None
+        size = await self._take_ahead(request, segment, out)
+        hit = size is not None
+        async with patient(patience_s, str(segment)) as came:
+            question = _Question(request, segment, out, came)
+            if hit or await self._fetch_complete(question):
+                size = await self._cut(question, path)
+            else:
+                size = await self._resolve_miss(question)
+        if size is not None:
+            self._go_ahead(request, segment, path, hit=hit)
+        return size
+
+    async def _serve_tool(self, question: _Question) -> int | None:
+        """The complete segment as it is stored, wherever the path of a recovery would lead."""
+        if await self._fetch_complete(question):
+            return self._size.bytes
+        return await self._resolve_miss(question)
+
+    def _is_withheld(
+        self, request: FetchRequest, segment: WalSegment, path: TimelineHistory
+    ) -> bool:
+        """Whether nothing of the segment may be handed out, complete or not."""
+        part = part_on_path(path, segment, self._size)
+        return not part or (request.present and self._is_cut(segment, part))
+
+    def _is_cut(self, segment: WalSegment, part: range) -> bool:
+        return part.stop < (segment.number(self._size) + 1) * self._size.bytes
+
+    async def _fetch_complete(self, question: _Question) -> bool:
+        """Fetch the complete segment; False when the archive answered that it is not there."""
+        await asyncio.get_running_loop().run_in_executor(self._pool, question.out.empty)
+        name, size_bytes = wal_object(question.segment), self._size.bytes
+        try:
+            await download(
+                self._archive,
+                name,
+                question.out,
+                self._pool,
+                size_bytes=size_bytes,
+                came=question.came,
+            )
+        except ObjectNotFound:
+            question.came()
+            return False
+        return True
+
+    async def _cut(self, question: _Question, path: TimelineHistory) -> int | None:
+        """End what was written where the path leaves its timeline; None when it is withheld."""
+        segment, request = question.segment, question.request
+        if request.is_tool:
+            return self._size.bytes
+        if self._is_withheld(request, segment, path):
+            return None
+        part = part_on_path(path, segment, self._size)
+        if self._is_cut(segment, part):
+            offset = part.stop - segment.begin(self._size).value
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._pool, question.out.end_at, offset, self._size.bytes)
+        return self._size.bytes
+
+    async def _resolve_miss(self, question: _Question) -> int | None:
+        """What stands in, or None when the segment is absent for good; raises for a hole.
+
+        Before any of them the segment is asked for once more: it may just have become durable.
+        """
+        request = question.request
+        attempts = 1 if request.standby else self._settings.hole_attempts
+        vanished: _Vanished | None = None
+        while True:
+            attempts -= 1
+            fresh = not request.standby
+            path = await self._missing.find_path(request, question.segment, fresh=fresh)
+            verdict = await self._judge(question, path) or vanished
+            if isinstance(verdict, _Vanished):
+                vanished = verdict
+            try:
+                if await self._fetch_complete(question):
+                    return await self._cut(question, path)
+                if verdict is None:
+                    return None
+                if isinstance(verdict, StandIn):
+                    return await self._hand_out(question, path, verdict)
+            finally:
+                if isinstance(verdict, StandIn):
+                    self._pool.submit(verdict.file.close)
+            if attempts <= 0:
+                raise self._error(verdict)
+            await self._sleep(self._settings.hole_pause_s)
+
+    async def _judge(
+        self, question: _Question, path: TimelineHistory
+    ) -> StandIn | Hole | _Vanished | None:
+        request, segment = question.request, question.segment
+        hole = await self._missing.find_hole(request, segment, path)
+        question.came()
+        end = request.path_end
+        if not request.is_archive_recovery or not part_on_path(path, segment, self._size):
+            return hole
+        if (hole is not None and hole.later is not None) or (
+            end is not None and end <= segment.begin(self._size)
+        ):
+            return hole
+        try:
+            return await self._stand_ins.choose(path, segment, end) or hole
+        except ObjectNotFound as error:
+            return _Vanished(error.message)
+
+    def _error(self, verdict: Hole | _Vanished) -> NoSuchSegment | StorageUnavailable:
+        if isinstance(verdict, _Vanished):
+            return StorageUnavailable(
+                f"{verdict.name}, and the complete segment is not there", hint="try again"
+            )
+        self._statistics.holes += 1
+        return NoSuchSegment(
+            str(verdict), hint="walkeeper status shows what can be recovered, and its gaps"
+        )
+
+    async def _hand_out(
+        self, question: _Question, path: TimelineHistory, stand_in: StandIn
+    ) -> int | None:
+        request, segment = question.request, question.segment
+        if request.present:
+            return None
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._pool, question.out.empty)
+        await loop.run_in_executor(self._pool, stand_in.file.copy_to, question.out)
+        self._statistics.stand_ins += 1
+        log.info(
+            "stand_in_served",
+            segment=str(segment),
+            source=stand_in.source,
+            reach=str(stand_in.reach),
+        )
+        return await self._cut(question, path)
+
+    async def _take_ahead(
+        self, request: FetchRequest, segment: WalSegment, out: FetchFile
+    ) -> int | None:
+        file = await self._prefetcher.take(request.client, request.path_timeline, segment)
+        if file is None:
+            return None
+        try:
+            loop = asyncio.get_running_loop()
+            size = await loop.run_in_executor(self._pool, file.copy_to, out)
+        finally:
+            self._pool.submit(file.close)
+        self._statistics.from_prefetch += 1
+        return size
+
+    def _go_ahead(
+        self, request: FetchRequest, segment: WalSegment, path: TimelineHistory, *, hit: bool
+    ) -> None:
+        if not lies_on_path(path, segment, self._size):
+            path = TimelineHistory(segment.timeline)
+        following = next_on_path(path, segment, self._size, request.path_end)
+        self._prefetcher.advance(request.client, request.path_timeline, segment, following, hit=hit)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from tests.fix_archive import ONE_MIB, TestKeys, make_archive
 from tests.fix_fetch import put_object
+from tests.fix_wal import WalWriter, main_data
 from walkeeper.core.layout import CutOffSegment, StoredWal, wal_object
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.segment_set import SegmentRange, SegmentSet
@@ -18,6 +21,7 @@ from walkeeper.errors import StorageUnavailable
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore
 from walkeeper.services.archive_listing import ArchiveListing
+from walkeeper.services.wal_listing import TimelineListing, WalListing
 from walkeeper.storage.base import ObjectInfo
 from walkeeper.storage.memory import MemoryStorage
 
@@ -61,10 +65,11 @@ class World:
 
 
 @pytest.fixture
-async def world(keys: TestKeys, pool: ThreadPoolExecutor) -> World:
+async def world(keys: TestKeys, pool: ThreadPoolExecutor, tmp_path: Path) -> World:
     storage = CountingStorage()
     archive = await make_archive(storage, keys, pool)
-    return World(storage, archive, ArchiveListing(archive, BackupStore(archive, pool)))
+    listing = ArchiveListing(archive, BackupStore(archive, pool), pool, tmp_path)
+    return World(storage, archive, listing)
 
 
 def seg(timeline: int, number: int) -> WalSegment:
@@ -141,16 +146,45 @@ async def test_sizes_and_cold_objects_of_a_range_are_known(world: World) -> None
     assert wal.cold((SegmentRange(1, 3, 6),)) == []
 
 
-async def test_cut_off_objects_count_for_nothing_but_are_noted(world: World) -> None:
-    await world.put(
-        seg(1, 1), CutOffSegment(seg(1, 1), "a" * 16), CutOffSegment(seg(1, 2), "b" * 16)
-    )
+async def test_the_records_of_a_cut_off_segment_count_where_no_complete_one_is(
+    world: World,
+) -> None:
+    writer = WalWriter(seg(1, 2))
+    writer.append(main_data(bytes(100)))
+    last = writer.append(main_data(bytes(100)))
+    (content,) = writer.segments()
+    await world.put(seg(1, 1))
+    for number in (1, 2):
+        cut_off = wal_object(CutOffSegment(seg(1, number), "a" * 16))
+        await put_object(world.archive, cut_off, content)
     survey = await world.listing.survey()
 
     wal = await world.listing.wal(survey, (Leg(1, Lsn(0), None),), lsn(1))
 
     assert wal.holdings().complete[1] == SegmentSet((1,), (2,))
-    assert wal.cut_off() == (seg(1, 2),)
+    assert wal.holdings().fragments == {seg(1, 2): last.end}
+
+
+async def test_a_damaged_cut_off_segment_is_noted_and_does_not_hide_the_rest(world: World) -> None:
+    await world.put(seg(1, 1))
+    name = wal_object(CutOffSegment(seg(1, 2), "a" * 16))
+    await put_object(world.archive, name, bytes(ONE_MIB.bytes))
+    survey = await world.listing.survey()
+
+    wal = await world.listing.wal(survey, (Leg(1, Lsn(0), None),), lsn(1))
+
+    assert wal.fragments == {}
+    assert "000000010000000000000002" in wal.damaged[0].message
+
+
+def test_only_segments_that_a_recovery_could_end_in_are_looked_at() -> None:
+    path = (Leg(1, Lsn(0), lsn(5, 100)), Leg(2, lsn(5, 100), None))
+    numbers = TimelineListing(array("Q", [5, 6]), array("Q", [1, 1]))
+    wal = WalListing(ONE_MIB, {1: TimelineListing(), 2: numbers})
+    tails = [seg(1, 2), seg(1, 5), seg(1, 6), seg(2, 4), seg(2, 6), seg(2, 7), seg(3, 7)]
+
+    assert wal.incomplete(path, lsn(3), tails) == [seg(2, 7)]
+    assert wal.incomplete(path, lsn(2), tails) == [seg(1, 2), seg(2, 7)]
 
 
 async def test_an_outage_is_an_outage_and_not_an_empty_archive(world: World) -> None:

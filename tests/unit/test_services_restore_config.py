@@ -12,7 +12,7 @@ from walkeeper.core.backup import Manifest, PartRecord, RestoreSettings, Tablesp
 from walkeeper.core.backup_id import BackupId
 from walkeeper.core.layout import BackupPart
 from walkeeper.errors import RecoveryError, StorageFull, UsageError
-from walkeeper.services.restore_config import directory_mode, too_low, write_file
+from walkeeper.services.restore_config import directory_mode, too_low
 from walkeeper.services.restore_target import (
     UNFINISHED_FILE,
     Destination,
@@ -22,6 +22,7 @@ from walkeeper.services.restore_target import (
     measure_room,
     require_room,
 )
+from walkeeper.services.restore_write import write_file
 
 LEAST = {
     "max_connections": 200,

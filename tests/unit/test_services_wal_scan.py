@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,8 @@ from walkeeper.core.timeline import Leg
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import IntegrityError, NoSuchSegment
 from walkeeper.repository.archive import Archive
-from walkeeper.services.wal_scan import ScanProgress, WalScanner
+from walkeeper.services.wal_reader import ScanProgress
+from walkeeper.services.wal_scan import WalScanner
 from walkeeper.storage.memory import MemoryStorage
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -92,7 +95,9 @@ class World:
             wal_last=str(FIRST),
         )
         candidate = Candidate(path, backup, reach(held, path, start))
-        return WalScanner(self.archive, self.pool, candidate, self.seen.append)
+        return WalScanner(
+            self.archive, self.pool, candidate, Path(tempfile.gettempdir()), self.seen.append
+        )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,7 @@ def _settings(
     start = StartSettings(wanted.bin_dir, wanted.port, _role(config))
     return RestoreSettings(
         target_dir=wanted.target_dir,
+        scratch_dir=Path(tempfile.gettempdir()),
         request=request,
         fetch_words=(*fetch, "--archive", archive.folder),
         backup=backup,

@@ -10,7 +10,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.services.restore import PhaseProgress, RestoreProgress
 from walkeeper.services.restore_fetch import FetchProgress
 from walkeeper.services.restore_start import ReplayProgress
-from walkeeper.services.wal_scan import ScanProgress
+from walkeeper.services.wal_reader import ScanProgress
 
 _PHASES: Final = {
     "plan": "looking at what the archive holds",

@@ -9,10 +9,10 @@ last folder: enough to say where a branch ends.
 from __future__ import annotations
 
 import asyncio
-from array import array
-from bisect import bisect_left
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 from typing import Final
 
 from walkeeper.core.archive_view import ArchiveView
@@ -29,20 +29,21 @@ from walkeeper.core.layout import (
     wal_prefix,
 )
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.segment_set import SegmentRange, SegmentSet
+from walkeeper.core.segment_set import SegmentSet
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import BackupHistoryFile, SegmentSize, TimelineHistoryFile, WalSegment
-from walkeeper.errors import IntegrityError, unwrapped
+from walkeeper.errors import IntegrityError, ObjectNotFound, StorageUnavailable, unwrapped
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore, ListedBackup
 from walkeeper.services.history_files import parse_history
+from walkeeper.services.segment_stand_in import find_fragment
+from walkeeper.services.tail_chain import tail_folders
+from walkeeper.services.wal_listing import TimelineListing, WalListing
 from walkeeper.storage.base import ObjectInfo
 
 _PARALLEL: Final = 8
+_ATTEMPTS: Final = 3
 _HISTORY_LIMIT_BYTES: Final = 1 << 20
-COLD_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Storage classes that must be thawed before they can be read (Amazon S3 user guide, "Storage
-classes"); GLACIER_IR is read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,76 +71,23 @@ class Survey:
         return ArchiveView(WalHoldings(self.size, complete), self.backups, self.histories)
 
 
-@dataclass(slots=True)
-class _Folder:
-    """What was listed of one timeline: numbers ascending, with the stored size of each."""
-
-    numbers: array[int] = field(default_factory=lambda: array("Q"))
-    sizes: array[int] = field(default_factory=lambda: array("Q"))
-    cold: dict[int, str] = field(default_factory=dict)
-    cut_off: list[CutOffSegment] = field(default_factory=list)
-
-    def add(self, other: _Folder) -> None:
-        self.numbers.extend(other.numbers)
-        self.sizes.extend(other.sizes)
-        self.cold.update(other.cold)
-        self.cut_off += other.cut_off
-
-
-@dataclass(frozen=True, slots=True)
-class WalListing:
-    """The WAL of a path, and the ends of other branches. Sixteen bytes for each segment."""
-
-    size: SegmentSize
-    _timelines: Mapping[int, _Folder]
-
-    def holdings(self) -> WalHoldings:
-        """For the planner: complete segments only, which is what ``wal-fetch`` serves."""
-        return WalHoldings(
-            self.size,
-            {
-                timeline: SegmentSet.from_ordered(listed.numbers)
-                for timeline, listed in self._timelines.items()
-            },
-        )
-
-    def stored_bytes(self, parts: tuple[SegmentRange, ...]) -> int:
-        """What these segments take in the repository."""
-        total = 0
-        for part in parts:
-            listed = self._timelines[part.timeline]
-            begin = bisect_left(listed.numbers, part.begin)
-            total += sum(listed.sizes[begin : bisect_left(listed.numbers, part.end)])
-        return total
-
-    def cold(self, parts: tuple[SegmentRange, ...]) -> list[tuple[str, str]]:
-        """Those of the segments that must be thawed first: name of the object and its class."""
-        return [
-            (wal_object(WalSegment.numbered(part.timeline, number, self.size)), listed.cold[number])
-            for part in parts
-            for listed in (self._timelines[part.timeline],)
-            for number in sorted(listed.cold)
-            if part.begin <= number < part.end
-        ]
-
-    def cut_off(self) -> tuple[WalSegment, ...]:
-        """Segments of which there are only cut-off objects."""
-        found = {
-            stored.segment
-            for timeline, listed in self._timelines.items()
-            for stored in listed.cut_off
-            if not _holds(listed.numbers, stored.segment.number(self.size))
-            if stored.segment.timeline == timeline
-        }
-        return tuple(sorted(found))
-
-
 class ArchiveListing:
-    """Lists one archive, several prefixes at a time."""
+    """Lists one archive, several prefixes at a time.
 
-    def __init__(self, archive: Archive, backups: BackupStore) -> None:
+    ``scratch_dir`` takes unnamed files while it is found out how far a tail goes.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        backups: BackupStore,
+        pool: ThreadPoolExecutor,
+        scratch_dir: FilePath,
+    ) -> None:
         self._archive = archive
         self._backups = backups
+        self._pool = pool
+        self._scratch_dir = scratch_dir
         self._size = archive.segment_size
         self._gate = asyncio.Semaphore(_PARALLEL)
 
@@ -172,7 +120,32 @@ class ArchiveListing:
         )
 
     async def wal(self, survey: Survey, path: Path, start: Lsn) -> WalListing:
-        """List the WAL from ``start`` on along a path."""
+        """List the WAL from ``start`` on along a path, and see how far tails and cut-offs go."""
+        for _ in range(_ATTEMPTS):
+            listed = await self._list_wal(survey, path, start)
+            try:
+                return await self._with_fragments(listed, path, start)
+            except ObjectNotFound:  # the segment became complete, and its tail was deleted
+                continue
+        raise StorageUnavailable(
+            "the archive changes too fast to be listed", hint="try again in a moment"
+        )
+
+    async def _with_fragments(self, listed: WalListing, path: Path, start: Lsn) -> WalListing:
+        tails = [segment async for segment in tail_folders(self._archive)]
+        ends: dict[WalSegment, Lsn] = {}
+        damaged: list[IntegrityError] = []
+        for segment in listed.incomplete(path, start, tails):
+            try:
+                end = await find_fragment(self._archive, self._pool, segment, self._scratch_dir)
+            except IntegrityError as error:
+                damaged.append(error)
+            else:
+                if end is not None:
+                    ends[segment] = end
+        return replace(listed, fragments=ends, damaged=tuple(damaged))
+
+    async def _list_wal(self, survey: Survey, path: Path, start: Lsn) -> WalListing:
         timelines = {*survey.first, *(leg.timeline for leg in path)}
         ranges = {
             leg.timeline: (max(start, leg.begin), leg.end)
@@ -235,12 +208,14 @@ class ArchiveListing:
             except IntegrityError as error:
                 return error
 
-    async def _list_timeline(self, timeline: int, wanted: tuple[Lsn, Lsn | None] | None) -> _Folder:
+    async def _list_timeline(
+        self, timeline: int, wanted: tuple[Lsn, Lsn | None] | None
+    ) -> TimelineListing:
         """The folders that hold a range of positions, and the last folder with WAL in it."""
         async with self._gate:
             folders = await self._archive.folders(timeline_prefix(timeline))
         chosen = set() if wanted is None else self._between(timeline, wanted, folders)
-        listed: dict[str, _Folder] = {}
+        listed: dict[str, TimelineListing] = {}
         async with asyncio.TaskGroup() as group:
             tasks = {name: group.create_task(self._list_folder(name)) for name in sorted(chosen)}
         listed.update((name, task.result()) for name, task in tasks.items())
@@ -249,7 +224,7 @@ class ArchiveListing:
                 listed[name] = await self._list_folder(name)
             if listed[name].numbers:
                 break
-        joined = _Folder()
+        joined = TimelineListing()
         for name in sorted(listed):
             joined.add(listed[name])
         return joined
@@ -262,25 +237,9 @@ class ArchiveListing:
         last = None if end is None else wal_prefix(WalSegment.before(timeline, end, self._size))
         return {name for name in folders if first <= name and (last is None or name <= last)}
 
-    async def _list_folder(self, prefix: str) -> _Folder:
-        listed = _Folder()
+    async def _list_folder(self, prefix: str) -> TimelineListing:
+        listed = TimelineListing()
         async with self._gate:
             async for info in self._archive.list_objects(prefix):
-                self._note(listed, info)
+                listed.note(parse_wal_object(info.name), info, self._size)
         return listed
-
-    def _note(self, listed: _Folder, info: ObjectInfo) -> None:
-        match parse_wal_object(info.name):
-            case WalSegment() as segment if segment.fits(self._size):
-                number = segment.number(self._size)
-                listed.numbers.append(number)
-                listed.sizes.append(info.size_bytes)
-                if info.storage_class in COLD_CLASSES:
-                    listed.cold[number] = str(info.storage_class)
-            case CutOffSegment(segment) as stored if segment.fits(self._size):
-                listed.cut_off.append(stored)
-
-
-def _holds(numbers: array[int], number: int) -> bool:
-    at = bisect_left(numbers, number)
-    return at < len(numbers) and numbers[at] == number

@@ -12,7 +12,7 @@ import shlex
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -26,6 +26,7 @@ from walkeeper.errors import UsageError
 from walkeeper.postgres.recovery_conf import restore_command
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore
+from walkeeper.services.lease import hold_lease
 from walkeeper.services.restore_config import Configurator, mark_unfinished
 from walkeeper.services.restore_document import PlanDocument, plan_document
 from walkeeper.services.restore_fetch import BackupFetch, FetchProgress
@@ -38,7 +39,7 @@ from walkeeper.services.restore_target import (
     measure_room,
     require_room,
 )
-from walkeeper.services.wal_scan import ScanProgress
+from walkeeper.services.wal_reader import ScanProgress
 
 T = TypeVar("T")
 
@@ -59,10 +60,12 @@ class RestoreSettings:
     """What is asked for.
 
     ``fetch_words`` is the command up to and with ``wal-fetch`` and its options that find the
-    archive, with absolute paths. ``start`` None does not start the cluster.
+    archive, with absolute paths. ``scratch_dir`` takes unnamed files of a segment's size while
+    the plan is made. ``start`` None does not start the cluster.
     """
 
     target_dir: Path
+    scratch_dir: Path
     request: RecoveryRequest
     fetch_words: tuple[str, ...]
     backup: BackupId | None = None
@@ -117,7 +120,9 @@ class RestoreService:
         """
         with self._phase("plan"):
             settings = self.settings
-            planner = Planner(self.archive, self.backups, self.pool, self.progress)
+            planner = Planner(
+                self.archive, self.backups, self.pool, settings.scratch_dir, self.progress
+            )
             planned = await planner.plan(
                 settings.request, settings.backup, not_before=settings.not_before
             )
@@ -160,11 +165,20 @@ class RestoreService:
             )
 
     async def restore(self, prepared: PreparedRestore) -> RestoreResult:
-        """Write the cluster, and where asked start it.
+        """Write the cluster, and where asked start it; meanwhile a lease keeps its backup.
 
         Raises IntegrityError for content that is not as it was stored, and what storage and the
         file system raise; the directory then cannot start, and says so.
         """
+        async with hold_lease(
+            self.archive, prepared.planned.plan.backup.backup, "restore"
+        ) as lease:
+            result = await self._restore(prepared)
+            if result.started is None or self.settings.standby:
+                await lease.keep_afterwards()
+        return replace(result, notes=(*lease.notes, *result.notes))
+
+    async def _restore(self, prepared: PreparedRestore) -> RestoreResult:
         settings, planned = self.settings, prepared.planned
         starter = bin_dir = None
         if settings.start is not None:

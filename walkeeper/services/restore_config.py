@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +28,14 @@ from walkeeper.postgres.recovery_conf import (
     RecoveryConf,
     edit_auto_conf,
 )
-from walkeeper.services.restore_files import HELD_CONTROL_FILE, cannot_write, write_all
-from walkeeper.services.restore_target import UNFINISHED_FILE, Destination, FileOwner
+from walkeeper.services.restore_files import HELD_CONTROL_FILE
+from walkeeper.services.restore_target import UNFINISHED_FILE, Destination
+from walkeeper.services.restore_write import (
+    cannot_write,
+    make_directory,
+    sync_directory,
+    write_file,
+)
 from walkeeper.services.source_guard import DETACHED_FILE
 
 AUTO_CONF: Final = "postgresql.auto.conf"
@@ -276,55 +281,6 @@ def too_low(conf: str, least: dict[str, int]) -> dict[str, int]:
         if match is not None and match[1].lower() in written:
             written[match[1].lower()] = int(match[2])
     return {name: value for name, value in least.items() if written[name] < value}
-
-
-def make_directory(path: Path, mode: int, owner: FileOwner) -> None:
-    """Make a directory with this mode and owner, or give them to one that is there."""
-    try:
-        path.mkdir(mode, parents=True, exist_ok=True)
-        path.chmod(mode)
-        owner.take(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def write_file(path: Path, blocks: Iterable[bytes], owner: FileOwner) -> None:
-    """Put a small file in place as a whole, synced; one of that name is replaced.
-
-    Raises StorageFull and RecoveryError; what ``blocks`` raises leaves the old file.
-    """
-    draft = path.with_name(path.name + ".walkeeper")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        file = os.open(draft, flags, 0o600)
-        try:
-            for block in blocks:
-                write_all(file, block)
-            os.fsync(file)
-        finally:
-            os.close(file)
-        owner.take(draft)
-        draft.rename(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def sync_directory(path: Path) -> None:
-    """Make the entries of a directory durable."""
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def saved_configuration(manifest: Manifest) -> Iterator[str]:
-    """Which files from outside the data directory are in the backup, for the operator."""
-    for found in manifest.config_files:
-        yield f"{found.path} is saved as {found.member}"
 
 
 def _manifest_file(name: str, content: bytes) -> ManifestFile:

@@ -8,7 +8,6 @@ written is compared with the part's list, and a file of the list that did not co
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import queue
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from walkeeper.core.backup import FileEntry
-from walkeeper.errors import IntegrityError, RecoveryError, StorageFull
+from walkeeper.errors import IntegrityError, RecoveryError
 from walkeeper.postgres.control_file import CONTROL_FILE
 from walkeeper.services.restore_target import FileOwner
+from walkeeper.services.restore_write import cannot_write, write_all
 
 HELD_CONTROL_FILE: Final = "global/pg_control.walkeeper"
 """pg_control under another name: without it no server starts."""
@@ -213,17 +213,3 @@ class PartFiles:
         finally:
             os.close(file)
         return digest.digest()
-
-
-def write_all(file: int, data: bytes) -> None:
-    """Write a whole block. Raises OSError."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-
-
-def cannot_write(path: Path, error: OSError) -> StorageFull | RecoveryError:
-    """The error that says what could not be written and why."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(f"{path} cannot be written: {error.strerror}")
-    return RecoveryError(f"{path} cannot be written: {error.strerror}")

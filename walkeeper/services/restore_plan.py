@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path as FilePath
 from typing import Final
 
 from walkeeper.core.archive_view import ArchiveView, choose_timeline
@@ -36,8 +37,10 @@ from walkeeper.errors import (
 )
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore
-from walkeeper.services.archive_listing import COLD_CLASSES, ArchiveListing, Survey, WalListing
-from walkeeper.services.wal_scan import ScanProgress, WalScanner
+from walkeeper.services.archive_listing import ArchiveListing, Survey
+from walkeeper.services.wal_listing import COLD_CLASSES, WalListing
+from walkeeper.services.wal_reader import ScanProgress
+from walkeeper.services.wal_scan import WalScanner
 
 _SHOWN_NAMES: Final = 5
 _BEHIND_ALL: Final = Lsn((1 << 64) - 1)
@@ -56,20 +59,22 @@ class Planned:
 
 
 class Planner:
-    """Makes the plan of one restore; writes nothing anywhere."""
+    """Makes the plan of one restore; ``scratch_dir`` takes unnamed files meanwhile."""
 
     def __init__(
         self,
         archive: Archive,
         backups: BackupStore,
         pool: ThreadPoolExecutor,
+        scratch_dir: FilePath,
         progress: Callable[[ScanProgress], None],
     ) -> None:
         self._archive = archive
         self._backups = backups
         self._pool = pool
+        self._scratch_dir = scratch_dir
         self._progress = progress
-        self._listing = ArchiveListing(archive, backups)
+        self._listing = ArchiveListing(archive, backups, pool, scratch_dir)
 
     async def plan(
         self,
@@ -124,7 +129,7 @@ class Planner:
 
     def scanner(self, candidate: Candidate) -> WalScanner:
         """Reads the WAL of a candidate."""
-        return WalScanner(self._archive, self._pool, candidate, self._progress)
+        return WalScanner(self._archive, self._pool, candidate, self._scratch_dir, self._progress)
 
     async def _require_parts(self, manifest: Manifest) -> None:
         """Every object of the backup is there, with its size, and can be read at once."""
@@ -243,9 +248,5 @@ def _notes(survey: Survey, wal: WalListing, plan: RestorePlan) -> list[str]:
             f"{plan.backup.checksum_findings} pages of the backup failed their checksum when it "
             "was taken"
         )
-    cut_off = [segment for segment in wal.cut_off() if segment.timeline == plan.timeline]
-    if cut_off:
-        notes.append(
-            f"of {cut_off[-1]} only a cut-off object is stored, which no recovery reads here"
-        )
+    notes += [f"a tail is not used: {error.message}" for error in wal.damaged]
     return notes

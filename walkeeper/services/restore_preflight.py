@@ -20,6 +20,7 @@ from walkeeper.services.restore_target import FileOwner
 
 _TIMEOUT_S: Final = 180.0
 _LAST_LINES: Final = 5
+_ABSENT: Final = 1  # what restore_command makes of wal-fetch's 66
 
 
 def try_restore_command(
@@ -73,6 +74,11 @@ def _run(script: str, segment: WalSegment, scratch: Path, owner: FileOwner) -> N
         raise RecoveryError(f"wal-fetch cannot be started: {error.strerror}") from error
     if ended.returncode == 0:
         return
+    if ended.returncode == _ABSENT:
+        raise RecoveryError(
+            f"wal-fetch says that the archive does not hold {segment}, which the plan has found",
+            hint=f"does the configuration lead elsewhere for {owner.name}? {_try(script, owner)}",
+        )
     said = " ".join(ended.stderr.strip().splitlines()[-_LAST_LINES:]) or "it said nothing"
     raise RecoveryError(
         f"the user {owner.name} cannot fetch WAL, and PostgreSQL could not either: {said}",
@@ -82,5 +88,5 @@ def _run(script: str, segment: WalSegment, scratch: Path, owner: FileOwner) -> N
 
 
 def _try(script: str, owner: FileOwner) -> str:
-    command = script.partition("; ")[2].rpartition(" ")[0]
+    command = script.rpartition(" EXIT; ")[2].rpartition(" ")[0]
     return f"try: sudo -u {shlex.quote(owner.name)} env -i {command} /tmp/wal"

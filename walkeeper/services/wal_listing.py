@@ -1,0 +1,122 @@
+"""The WAL of a path as it was listed: which segments there are, their sizes, what is cold."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from walkeeper.core.coverage import Path, WalHoldings
+from walkeeper.core.layout import CutOffSegment, StoredWal, wal_object
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.segment_set import SegmentRange, SegmentSet
+from walkeeper.core.wal import SegmentSize, WalSegment
+from walkeeper.errors import IntegrityError
+from walkeeper.storage.base import ObjectInfo
+
+COLD_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes that must be thawed before they can be read (Amazon S3 user guide, "Storage
+classes"); GLACIER_IR is read at once."""
+
+
+@dataclass(slots=True)
+class TimelineListing:
+    """What was listed of one timeline: segment numbers ascending, with the stored size of each."""
+
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
+    sizes: array[int] = field(default_factory=lambda: array("Q"))
+    cold: dict[int, str] = field(default_factory=dict)
+    cut_off: list[CutOffSegment] = field(default_factory=list)
+
+    def note(self, wal: StoredWal | None, info: ObjectInfo, size: SegmentSize) -> None:
+        """Take one object of the listing; what is no segment of this size is passed over."""
+        match wal:
+            case WalSegment() as segment if segment.fits(size):
+                number = segment.number(size)
+                self.numbers.append(number)
+                self.sizes.append(info.size_bytes)
+                if info.storage_class in COLD_CLASSES:
+                    self.cold[number] = str(info.storage_class)
+            case CutOffSegment(segment) as stored if segment.fits(size):
+                self.cut_off.append(stored)
+
+    def add(self, other: TimelineListing) -> None:
+        """Take what was listed behind it."""
+        self.numbers.extend(other.numbers)
+        self.sizes.extend(other.sizes)
+        self.cold.update(other.cold)
+        self.cut_off += other.cut_off
+
+
+@dataclass(frozen=True, slots=True)
+class WalListing:
+    """The WAL of a path, and the ends of other branches. Sixteen bytes for each segment."""
+
+    size: SegmentSize
+    _timelines: Mapping[int, TimelineListing]
+    fragments: Mapping[WalSegment, Lsn] = field(default_factory=dict)
+    damaged: tuple[IntegrityError, ...] = ()
+    """Why tails or cut-off objects on the path cannot be used."""
+
+    def holdings(self) -> WalHoldings:
+        """For the planner."""
+        return WalHoldings(
+            self.size,
+            {
+                timeline: SegmentSet.from_ordered(listed.numbers)
+                for timeline, listed in self._timelines.items()
+            },
+            self.fragments,
+        )
+
+    def stored_bytes(self, parts: tuple[SegmentRange, ...]) -> int:
+        """What these segments take in the repository."""
+        total = 0
+        for part in parts:
+            listed = self._timelines[part.timeline]
+            begin = bisect_left(listed.numbers, part.begin)
+            total += sum(listed.sizes[begin : bisect_left(listed.numbers, part.end)])
+        return total
+
+    def cold(self, parts: tuple[SegmentRange, ...]) -> list[tuple[str, str]]:
+        """Those of the segments that must be thawed first: name of the object and its class."""
+        return [
+            (wal_object(WalSegment.numbered(part.timeline, number, self.size)), listed.cold[number])
+            for part in parts
+            for listed in (self._timelines[part.timeline],)
+            for number in sorted(listed.cold)
+            if part.begin <= number < part.end
+        ]
+
+    def incomplete(self, path: Path, start: Lsn, tails: Iterable[WalSegment]) -> list[WalSegment]:
+        """Segments of a path of which there are only cut-off objects or one of these tails.
+
+        Not those of which a newer timeline of the path holds a complete copy.
+        """
+        known = set(tails)
+        for listed in self._timelines.values():
+            known.update(stored.segment for stored in listed.cut_off)
+        return sorted(segment for segment in known if self._is_open(segment, path, start))
+
+    def _is_open(self, segment: WalSegment, path: Path, start: Lsn) -> bool:
+        if not segment.fits(self.size):
+            return False
+        number = segment.number(self.size)
+        begin, end = Lsn(number * self.size.bytes), (number + 1) * self.size.bytes
+        legs = [leg for leg in path if leg.timeline >= segment.timeline]
+        if not legs or legs[0].timeline != segment.timeline or end <= start.value:
+            return False
+        if end <= legs[0].begin.value or (legs[0].end is not None and legs[0].end <= begin):
+            return False
+        return not any(
+            _holds(self._timelines[leg.timeline].numbers, number)
+            for leg in legs
+            if leg.begin.value < end
+        )
+
+
+def _holds(numbers: array[int], number: int) -> bool:
+    at = bisect_left(numbers, number)
+    return at < len(numbers) and numbers[at] == number

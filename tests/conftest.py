@@ -11,4 +11,5 @@ pytest_plugins: list[str] = [
     "tests.fix_proxy",
     "tests.fix_storage",
     "tests.fix_archiving",
+    "tests.fix_restore",
 ]

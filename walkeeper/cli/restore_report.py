@@ -88,9 +88,7 @@ def show(page: Page, report: RestoreReport) -> None:
     if report.recovery is not None:
         _show_recovery(page, report.recovery)
         return
-    page.fact("next", report.plan.commands[0])
-    for command in report.plan.commands[1:]:
-        page.more(command)
+    _show_commands(page, "next", report.plan.commands)
 
 
 def _show_plan(page: Page, plan: PlanDocument) -> None:
@@ -136,8 +134,7 @@ def _show_next(page: Page, report: RestoreReport) -> None:
     else:
         page.item("failed", f"{report.plan.owner} cannot fetch WAL with")
     page.line(f"  {report.plan.restore_command}")
-    for command in report.plan.commands:
-        page.fact("later", command)
+    _show_commands(page, "after the restore", report.plan.commands)
 
 
 def _show_recovery(page: Page, recovery: RecoveryReport) -> None:
@@ -150,7 +147,14 @@ def _show_recovery(page: Page, recovery: RecoveryReport) -> None:
         )
         page.more(f"recovered in {span_text(recovery.recovered_in_s or 0.0)}")
     if recovery.running:
-        page.fact("to stop it", recovery.stop_command)
+        _show_commands(page, "to stop it", (recovery.stop_command,))
+
+
+def _show_commands(page: Page, label: str, commands: tuple[str, ...]) -> None:
+    """Commands to be copied: each on a line of its own, never broken."""
+    page.fact(label, "")
+    for command in commands:
+        page.line(f"  {command}")
 
 
 def _leg_text(plan: PlanDocument) -> list[str]:

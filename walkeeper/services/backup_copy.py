@@ -137,7 +137,8 @@ class BackupCopy:
         try:
             while (piece := await asyncio.shield(making)) is not None:
                 making = loop.run_in_executor(self._pool, next, pieces, None)
-                yield piece
+                if piece:
+                    yield piece
         finally:
             # The thread may be in the middle of a file: nothing may be closed under it. What it
             # raises has been raised here, or does not matter to whoever went away.

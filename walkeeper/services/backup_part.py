@@ -32,6 +32,8 @@ from walkeeper.repository.archive import StoredDigest
 
 PIECE_BYTES: Final = 4 << 20
 """About the size of a piece of a part."""
+_PIECE_PLAIN_BYTES: Final = 64 << 20
+"""The most that is read for one piece, however well it compresses: the time it takes is bounded."""
 _BLOCK_BYTES: Final = 1 << 20
 _GATHER_BYTES: Final = 256 << 10
 """Small files are put together to this before they are compressed: calls cost more than bytes."""
@@ -125,12 +127,18 @@ class PartWriter:
         self._ready = bytearray()
 
     def pieces(self, entries: Iterator[DataEntry | GivenFile]) -> Iterator[bytearray]:
-        """The stored bytes of the part, in pieces; entries are read as they are needed."""
+        """The stored bytes of the part, in pieces; entries are read as they are needed.
+
+        A piece may be empty, where all that was read compressed to nothing yet.
+        """
+        given = 0
         for entry in entries:
             for block in self._members(entry):
                 self._take(block)
-                if len(self._ready) >= PIECE_BYTES:
+                read = self.counts.plain_bytes - given
+                if len(self._ready) >= PIECE_BYTES or read >= _PIECE_PLAIN_BYTES:
                     yield self._give()
+                    given = self.counts.plain_bytes
         self._take(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar archive, POSIX pax
         self._flush()
         self._keep(self._data.finish())

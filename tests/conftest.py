@@ -11,5 +11,6 @@ pytest_plugins: list[str] = [
     "tests.fix_proxy",
     "tests.fix_storage",
     "tests.fix_archiving",
+    "tests.fix_tail",
     "tests.fix_restore",
 ]

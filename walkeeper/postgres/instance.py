@@ -24,6 +24,7 @@ from walkeeper.postgres.control_file import ClusterState, read_control_file
 from walkeeper.postgres.postmaster import find_postmaster
 from walkeeper.postgres.private_server import (
     PORT,
+    RUN_DIR_PARENT,
     ServerFiles,
     command_line,
     make_run_dir,
@@ -74,7 +75,8 @@ class Instance:
 
     An async context: entering starts the process, leaving stops it. ``settings`` go on its command
     line and count more than its configuration. ``role`` is a superuser of the cluster. When we are
-    root the server runs as the owner of ``data_dir``.
+    root the server runs as the owner of ``data_dir``. ``session_settings`` hold for every session
+    of ours and count more than what the cluster's catalog says of databases and roles.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Instance:
         *,
         role: str,
         settings: Mapping[str, str] | None = None,
+        session_settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        run_parent: Path = RUN_DIR_PARENT,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._data_dir = data_dir
@@ -95,6 +99,8 @@ class Instance:
         self._executor = executor
         self._role = role
         self._settings = dict(settings or {})
+        self._session_settings = dict(session_settings or {})
+        self._run_parent = run_parent
         self._environment = _ENVIRONMENT | dict(environment or {})
         self._sleep = sleep
         self._owner: ProcessOwner | None = None
@@ -103,14 +109,31 @@ class Instance:
         self._started_at_s = 0.0
 
     @property
+    def socket_dir(self) -> Path:
+        """Where the server's socket is while it runs."""
+        assert self._run_dir is not None, "the instance is used as a context"
+        return self._run_dir
+
+    @property
+    def session_options(self) -> str:
+        """The settings of our sessions, as libpq takes them in PGOPTIONS."""
+        return " ".join(f"-c {name}={value}" for name, value in self._session_settings.items())
+
+    @property
     def dsn(self) -> str:
         """How to reach the server while it runs."""
-        role = quote(self._role, safe="")
-        return f"postgresql:///template1?host={self._run_dir}&port={PORT}&user={role}"
+        return self._dsn("template1", self._role)
+
+    def _dsn(self, database: str, role: str) -> str:
+        words = {"host": str(self._run_dir), "port": PORT, "user": role}
+        if self._session_settings:
+            words["options"] = self.session_options
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in words.items())
+        return f"postgresql:///{quote(database, safe='')}?{query}"
 
     async def __aenter__(self) -> Self:
         owner = self._owner = await self._run(lambda: find_owner(self._data_dir))
-        run_dir = self._run_dir = await self._run(lambda: make_run_dir(owner))
+        run_dir = self._run_dir = await self._run(lambda: make_run_dir(owner, self._run_parent))
         try:
             self._process = await self._start(run_dir)
         except BaseException:
@@ -129,9 +152,13 @@ class Instance:
         finally:
             await self._remove_run_dir()
 
-    async def connect(self) -> Server:
-        """A session as the superuser; PostgresUnavailable while the server takes none."""
-        return await Server.connect(self.dsn, deadline_s=_ANSWER_DEADLINE_S)
+    async def connect(self, database: str = "template1", role: str | None = None) -> Server:
+        """A session, by default as the superuser; PostgresUnavailable while the server takes none.
+
+        Raises PostgresError where there is no such database or role.
+        """
+        dsn = self._dsn(database, role or self._role)
+        return await Server.connect(dsn, deadline_s=_ANSWER_DEADLINE_S)
 
     async def wait_recovered(
         self, *, deadline_s: float, on_progress: Callable[[Lsn], None] | None = None

@@ -31,7 +31,7 @@ _PRIVATE: Final = {
     "lc_messages": "C",
 }
 # Sockets are limited to 107 bytes (struct sockaddr_un), so TMPDIR is not asked.
-_RUN_DIR_PARENT: Final = "/tmp"
+RUN_DIR_PARENT: Final = Path("/tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ def process_options(owner: ProcessOwner | None) -> ProcessOptions:
     return {"user": owner.uid, "group": owner.gid, "extra_groups": list(owner.groups)}
 
 
-def make_run_dir(owner: ProcessOwner | None) -> Path:
+def make_run_dir(owner: ProcessOwner | None, parent: Path = RUN_DIR_PARENT) -> Path:
     """A new directory, closed to all but ``owner``, for the socket and the log. Blocks."""
-    path = Path(tempfile.mkdtemp(prefix="walkeeper-", dir=_RUN_DIR_PARENT))
+    path = Path(tempfile.mkdtemp(prefix="walkeeper-", dir=parent))
     try:
         hba_file = path / "pg_hba.conf"
         hba_file.write_text("local all all trust\n")

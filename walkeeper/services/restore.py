@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from walkeeper.core.backup import BackupFacts
 from walkeeper.core.backup_id import BackupId
 from walkeeper.core.plan import RestorePlan
 from walkeeper.core.target import Latest, RecoveryRequest
@@ -61,7 +62,8 @@ class RestoreSettings:
 
     ``fetch_words`` is the command up to and with ``wal-fetch`` and its options that find the
     archive, with absolute paths. ``scratch_dir`` takes unnamed files of a segment's size while
-    the plan is made. ``start`` None does not start the cluster.
+    the plan is made. ``start`` None does not start the cluster. ``tablespaces_dir`` takes each
+    tablespace that is not mapped, in a directory named by its oid; None leaves them their places.
     """
 
     target_dir: Path
@@ -70,6 +72,7 @@ class RestoreSettings:
     fetch_words: tuple[str, ...]
     backup: BackupId | None = None
     tablespace_mapping: tuple[tuple[str, str], ...] = ()
+    tablespaces_dir: Path | None = None
     standby: bool = False
     not_before: datetime | None = None
     resume_archiving: bool = False
@@ -78,6 +81,18 @@ class RestoreSettings:
     def __post_init__(self) -> None:
         if self.standby and not isinstance(self.request.target, Latest):
             raise UsageError("a standby has no target: it follows the archive to its end and on")
+
+    def mapping(self, facts: BackupFacts) -> tuple[tuple[str, str], ...]:
+        """Where tablespaces of a backup go that do not stay where they were."""
+        if self.tablespaces_dir is None:
+            return self.tablespace_mapping
+        named = {old for old, _ in self.tablespace_mapping}
+        others = tuple(
+            (str(space.oid), str(self.tablespaces_dir / str(space.oid)))
+            for space in facts.tablespaces
+            if not named & {str(space.oid), space.location}
+        )
+        return self.tablespace_mapping + others
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +144,7 @@ class RestoreService:
             plan = planned.plan
             destination = await self._in_thread(
                 lambda: choose_destination(
-                    settings.target_dir, plan.backup, settings.tablespace_mapping
+                    settings.target_dir, plan.backup, settings.mapping(plan.backup)
                 )
             )
             room = await self._in_thread(
@@ -198,7 +213,9 @@ class RestoreService:
             # Once more: they were free when the plan was made, which may be a while ago.
             await self._in_thread(
                 lambda: choose_destination(
-                    self.settings.target_dir, manifest.facts, self.settings.tablespace_mapping
+                    self.settings.target_dir,
+                    manifest.facts,
+                    self.settings.mapping(manifest.facts),
                 )
             )
             await self._in_thread(lambda: mark_unfinished(destination, manifest.settings))

@@ -189,6 +189,13 @@ WAL_PREFIX: Final = "wal/"
 TAIL_PREFIX: Final = "tail/"
 BACKUPS_PREFIX: Final = "backups/"
 FORMAT_PREFIX: Final = "format/"
+FOLDERS: Final = frozenset(
+    {
+        *(WAL_PREFIX, TAIL_PREFIX, BACKUPS_PREFIX, FORMAT_PREFIX),
+        *("drills/", "pins/", "leases/", "expiring/", "keys/"),
+    }
+)
+"""Every folder that format 1 knows directly in an archive; all else is somebody else's."""
 
 
 def parse_wal_object(name: str) -> StoredWal | None:

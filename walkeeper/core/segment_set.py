@@ -78,6 +78,29 @@ class SegmentSet:
         index = bisect_right(self.begins, number) - 1
         return max(self.ends[index], number) if index >= 0 else number
 
+    def without(self, numbers: Iterable[int]) -> SegmentSet:
+        """The set that lacks these numbers."""
+        begins, ends = list(self.begins), list(self.ends)
+        for number in sorted(set(numbers), reverse=True):
+            index = bisect_right(begins, number) - 1
+            if index < 0 or number >= ends[index]:
+                continue
+            begin, end = begins[index], ends[index]
+            kept = [(low, high) for low, high in ((begin, number), (number + 1, end)) if low < high]
+            begins[index : index + 1] = [low for low, _ in kept]
+            ends[index : index + 1] = [high for _, high in kept]
+        return SegmentSet(tuple(begins), tuple(ends))
+
+    def with_one(self, number: int) -> SegmentSet:
+        """The set that has this number too."""
+        runs = SegmentRuns()
+        for low, high in self.between(0, number):
+            runs.extend(low, high)
+        runs.add(number)
+        for low, high in self.between(number + 1, None):
+            runs.extend(low, high)
+        return runs.finish()
+
     def between(self, begin: int, end: int | None) -> Iterator[tuple[int, int]]:
         """The ranges in it from ``begin`` to just before ``end``, cut to these; None: no end."""
         index = max(bisect_right(self.begins, begin) - 1, 0)
@@ -88,6 +111,32 @@ class SegmentSet:
                 return
             if low < high:
                 yield low, high
+
+
+class SegmentRuns:
+    """Builds a set from a listing of any length: a run of segments costs two numbers."""
+
+    def __init__(self) -> None:
+        self._begins: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, number: int) -> None:
+        """Take the next number; raises ValueError when it is not above the ones before."""
+        self.extend(number, number + 1)
+
+    def extend(self, begin: int, end: int) -> None:
+        """Take the numbers from ``begin`` to just before ``end``, likewise."""
+        if self._ends and begin < self._ends[-1]:
+            raise ValueError(f"segment {begin} is listed after segment {self._ends[-1] - 1}")
+        if self._ends and begin == self._ends[-1]:
+            self._ends[-1] = end
+            return
+        self._begins.append(begin)
+        self._ends.append(end)
+
+    def finish(self) -> SegmentSet:
+        """The set of what was added."""
+        return SegmentSet(tuple(self._begins), tuple(self._ends))
 
 
 def collect(segments: Iterable[WalSegment], size: SegmentSize) -> dict[int, SegmentSet]:

@@ -72,6 +72,8 @@ class Content:
     ) -> None:
         self.frames: tuple[bytes, ...] = ()
         """What was stored behind the content; known at the end."""
+        self.header: ObjectHeader | None = None
+        """What the object says of itself; known with the first block."""
         self._name = name
         self._opener = opener
         self._pool = pool
@@ -92,6 +94,7 @@ class Content:
             chunk = await anext(chunks, b"")
             head += chunk
             header = self._opener.read_header(self._name, head, complete=not chunk)
+        self.header = header
         reader = await loop.run_in_executor(self._pool, self._opener.open, header)
         block: bytes | memoryview | None = memoryview(head)[header.size_bytes :]
         while block is not None:

@@ -170,9 +170,9 @@ def write_segments(cluster: Cluster, count: int) -> None:
     piece = min(size, 16 << 20)
     cluster.sql(
         f"""DO $$ DECLARE noise bytea; BEGIN
+        SELECT string_agg(sha512(random()::text::bytea), ''::bytea) INTO noise
+            FROM generate_series(1, {piece // 64});
         FOR i IN 1..{count * size // piece + 1} LOOP
-            SELECT string_agg(sha512((i * 1000000 + j)::text::bytea), ''::bytea) INTO noise
-                FROM generate_series(1, {piece // 64}) j;
             PERFORM pg_logical_emit_message(false, 'noise', noise);
         END LOOP; END $$"""
     )

@@ -55,6 +55,10 @@ if [ -z "$python" ]; then
 fi
 
 if [ -z "$hook" ]; then
+    # mallopt(3): with a threshold of its own choice, glibc keeps freed blocks of megabytes in the
+    # arenas of threads, and an agent with full hands takes 50 MiB more than it uses.
+    : "${MALLOC_MMAP_THRESHOLD_:=131072}"
+    export MALLOC_MMAP_THRESHOLD_
     exec "$python" -P -m walkeeper "$@"
 fi
 

@@ -31,6 +31,10 @@ _SPOOL_OVER: Final = 32 << 20
 _SLACK: Final = 64 * 1024
 """What a header and the tags of chunks add to what does not compress, per 16 MiB."""
 
+_WORKING: Final = 6 << 20
+"""What sealing holds besides its result, until it ends: a block as it was read, compressed and
+encrypted, and zstd's tables at the level of the default (measured)."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -47,7 +51,8 @@ class WalUploader:
     """Stores files of one ``pg_wal`` in one archive; safe to use for several at once.
 
     Memory: the budget bounds what all uploads hold together; one holds its compressed size, at
-    most 32 MiB of it, the rest goes to an unlinked file in ``spool_dir``.
+    most 32 MiB of it, the rest goes to an unlinked file in ``spool_dir``; and 6 MiB more while it
+    is being compressed.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class WalUploader:
         DifferentContent, and what storage raises.
         """
         loop = asyncio.get_running_loop()
-        need = min(identity.size_bytes, _SPOOL_OVER) * 101 // 100 + _SLACK
+        need = min(identity.size_bytes, _SPOOL_OVER) * 101 // 100 + _SLACK + _WORKING
         async with self._budget.take(need) as grant:
             sealed = await loop.run_in_executor(self._pool, self._seal, wal, identity)
             with sealed:

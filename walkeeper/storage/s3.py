@@ -76,7 +76,7 @@ class S3Storage:
         """See `Storage.put`: one PutObject, and where it is not conditional a HeadObject before
         and after."""
         key = self._key(name)
-        data = body if isinstance(body, bytes) else memoryview(body)
+        data = body if isinstance(body, bytes) else memoryview(body).cast("B")
         await self._put_piece(key, await make_piece([data], self._executor))
 
     async def put_stream(self, name: str, chunks: AsyncIterator[Buffer]) -> int:

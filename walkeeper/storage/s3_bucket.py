@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from walkeeper.errors import StorageError, StorageUnavailable
 from walkeeper.storage.base import READ_CHUNK_BYTES
-from walkeeper.storage.s3_client import new_client
+from walkeeper.storage.s3_client import Body, new_client
 from walkeeper.storage.s3_errors import s3_errors
 from walkeeper.storage.settings import StorageSettings
 
@@ -36,9 +36,12 @@ _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")  # RFC 9
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes to send with their MD5, which the store checks on arrival."""
+    """Bytes to send with their MD5, which the store checks on arrival.
 
-    data: bytes
+    ``data`` may be a view of the caller's memory, which then must not change before it was sent.
+    """
+
+    data: bytes | memoryview
     md5: bytes
     md5_base64: str
 
@@ -72,13 +75,14 @@ class Bucket:
         condition = {"IfNoneMatch": "*"} if conditional else {}
         with s3_errors("put", self._at(key)):
             client = await self._connected()
-            answer = await client.put_object(
-                Bucket=self.name,
-                Key=key,
-                Body=piece.data,
-                ContentMD5=piece.md5_base64,
-                **condition,  # type: ignore[arg-type]
-            )
+            with Body(piece.data) as body:
+                answer = await client.put_object(
+                    Bucket=self.name,
+                    Key=key,
+                    Body=body,
+                    ContentMD5=piece.md5_base64,
+                    **condition,  # type: ignore[arg-type]
+                )
         self._require("put", key, answer.get("ETag"))
 
     async def head(self, key: str) -> StoredKey:
@@ -152,14 +156,15 @@ class Bucket:
         """One UploadPart; returns the part's entity tag."""
         with s3_errors(f"upload part {number} of", self._at(key)):
             client = await self._connected()
-            answer = await client.upload_part(
-                Bucket=self.name,
-                Key=key,
-                UploadId=upload,
-                PartNumber=number,
-                Body=piece.data,
-                ContentMD5=piece.md5_base64,
-            )
+            with Body(piece.data) as body:
+                answer = await client.upload_part(
+                    Bucket=self.name,
+                    Key=key,
+                    UploadId=upload,
+                    PartNumber=number,
+                    Body=body,
+                    ContentMD5=piece.md5_base64,
+                )
         return str(self._require("upload part of", key, answer.get("ETag")))
 
     async def complete_upload(

@@ -79,12 +79,12 @@ class PieceCutter:
 
 
 async def make_piece(parts: list[bytes | memoryview], executor: ThreadPoolExecutor) -> Piece:
-    """Joins ``parts`` and computes their MD5, both in a thread."""
+    """Joins ``parts`` and computes their MD5, both in a thread; a single part is not copied."""
     return await asyncio.get_running_loop().run_in_executor(executor, _join, parts)
 
 
 def _join(parts: list[bytes | memoryview]) -> Piece:
-    data = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
     md5 = hashlib.md5(data, usedforsecurity=False).digest()
     return Piece(data, md5, b64encode(md5).decode())
 

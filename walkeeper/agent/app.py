@@ -65,8 +65,8 @@ class Agent:
         handlers.register(control)
         control.bind()
         async with asyncio.TaskGroup() as group:
+            archiving = group.create_task(cluster.run())
             background = [
-                group.create_task(cluster.run()),
                 group.create_task(handlers.run()),
                 group.create_task(self._watchdog()),
                 group.create_task(self._reload_on_hangup()),
@@ -79,17 +79,23 @@ class Agent:
             log.info("agent_draining")
             control.stop()
             cluster.drain()
-            await self._drained(serving)
-            for task in (serving, *background):
+            await self._drained({serving, archiving})
+            for task in (serving, archiving, *background):
                 task.cancel()
         log.info("agent_stopped")
 
-    async def _drained(self, serving: asyncio.Task[None]) -> None:
+    async def _drained(self, pending: set[asyncio.Task[None]]) -> None:
+        """Return when these have ended, at the drain's deadline, or with a second signal."""
         impatient = asyncio.ensure_future(self._stop_now.wait())
         try:
-            await asyncio.wait(
-                {serving, impatient}, timeout=_DRAIN_S, return_when=asyncio.FIRST_COMPLETED
-            )
+            async with asyncio.timeout(_DRAIN_S):
+                while pending and not impatient.done():
+                    ended, _ = await asyncio.wait(
+                        {*pending, impatient}, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    pending = pending - ended
+        except TimeoutError:
+            log.warning("agent_gave_up_draining", seconds=_DRAIN_S)
         finally:
             impatient.cancel()
 

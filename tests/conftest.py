@@ -11,7 +11,9 @@ pytest_plugins: list[str] = [
     "tests.fix_ceph",
     "tests.fix_proxy",
     "tests.fix_storage",
+    "tests.fix_backup",
     "tests.fix_archiving",
     "tests.fix_tail",
+    "tests.fix_shipping",
     "tests.fix_restore",
 ]

@@ -1,0 +1,216 @@
+"""``walkeeper backup``, through the agent and alone, as somebody at a terminal sees it."""
+
+import contextlib
+import os
+import pty
+import select
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fix_backup import (
+    GIB,
+    alone,
+    backup_files,
+    committed,
+    make_long,
+    part_lists,
+    wait_copying,
+)
+from tests.fix_postgres import BARE_ENVIRONMENT, wait_until
+
+
+def damage(cluster, table, block):
+    """Turn over a byte of a page on disk."""
+    cluster.sql("CHECKPOINT")
+    path = cluster.data_dir / cluster.value(f"SELECT pg_relation_filepath('{table}')")
+    with path.open("r+b") as file:
+        file.seek(block * 8192 + 5000)
+        byte = file.read(1)
+        file.seek(block * 8192 + 5000)
+        file.write(bytes([byte[0] ^ 0xFF]))
+    return str(path.relative_to(cluster.data_dir)), path
+
+
+@pytest.mark.parametrize("through", ["agent", "alone"])
+def test_damaged_pages_are_named_and_the_backup_is_kept(archiving, by_hand, through):
+    cluster, workspace = archiving.cluster, archiving.workspace
+    cluster.sql(f"CREATE TABLESPACE far LOCATION '{workspace.directory('far')}'")
+    cluster.sql("CREATE TABLE t AS SELECT repeat('x', 500) FROM generate_series(1, 500)")
+    cluster.sql(
+        "CREATE TABLE f TABLESPACE far AS SELECT repeat('y', 500) FROM generate_series(1, 99)"
+    )
+    name, _ = damage(cluster, "t", 3)
+    damage(cluster, "t", 5)
+    far, _ = damage(cluster, "f", 1)
+    config = alone(archiving) if through == "alone" else archiving.config_file
+    argv = [archiving.program, "--config", config, "backup"]
+    done = workspace.run(argv, check=False)
+    assert done.returncode == 3, done.stderr
+    assert f"DAMAGED: {name}, block 3, 5:" in done.stderr
+    assert f"DAMAGED: {far}, block 1:" in done.stderr
+    done = archiving.json("backup", code=3)
+    assert done["checksum_findings"] == 3
+    assert {(one["path"], one["count"], *one["blocks"]) for one in done["damaged"]} == {
+        (name, 2, 3, 5),
+        (far, 1, 1),
+    }
+    assert committed(archiving)[-1] == done["backup"]
+    entries = part_lists(by_hand(archiving), done["backup"])
+    assert (entries[name]["checksums"], entries[name]["bad_blocks"]) == ("bad", [3, 5])
+    whole = [entry for path, entry in entries.items() if path not in {name, far}]
+    assert {entry.get("checksums", "none") for entry in whole} == {"ok", "none"}
+
+
+def test_a_page_verified_nowhere_is_not_called_damaged(make_installation):
+    one = make_installation(checksums=False)
+    one.initialise()
+    one.start_agent()
+    one.cluster.sql("CREATE TABLE t AS SELECT repeat('x', 500) FROM generate_series(1, 500)")
+    damage(one.cluster, "t", 3)
+    assert one.json("backup")["checksum_findings"] == 0
+
+
+@pytest.mark.parametrize("through", ["agent", "alone"])
+def test_progress_is_drawn_on_a_terminal(archiving, through):
+    make_long(archiving.cluster, GIB // 2)
+    config = alone(archiving) if through == "alone" else archiving.config_file
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [str(archiving.program), "--config", str(config), "backup"],
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+        cwd="/",
+        env=BARE_ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"},
+        **archiving.workspace.owner.process_options(),
+    )
+    os.close(slave)
+    seen = read_all(master, process)
+    assert process.returncode == 0, seen
+    assert "copying" in seen
+    assert "━" in seen, "a bar is drawn"
+    assert "MiB" in seen
+    assert "is complete" in seen
+
+
+def read_all(terminal, process):
+    seen = b""
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
+        while time.monotonic() < deadline:
+            if select.select([terminal], [], [], 1)[0]:
+                seen += os.read(terminal, 65536)
+    os.close(terminal)
+    process.wait(10)
+    return seen.decode(errors="replace")
+
+
+def test_nothing_is_drawn_into_a_file(archiving):
+    done = archiving.run("backup")
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+
+
+def test_one_backup_at_a_time_and_control_c_ends_it(archiving, start_command):
+    make_long(archiving.cluster, 200 * GIB)
+    first = start_command(archiving, "backup")
+    wait_copying(archiving)
+    assert "already being taken" in archiving.run("backup", code=11).stderr
+    first.interrupt()
+    assert first.wait() == 130
+    (archiving.cluster.data_dir / "holes").unlink()
+    wait_until(lambda: backup_files(archiving) == [], "the agent to remove what it had stored")
+    done = archiving.json("backup")
+    assert committed(archiving) == [done["backup"]]
+
+
+def test_a_backup_alone_ends_with_control_c_too(archiving, start_command):
+    make_long(archiving.cluster, 200 * GIB)
+    first = start_command(archiving, "backup", config=alone(archiving))
+    wait_copying(archiving)
+    first.interrupt()
+    assert first.wait() == 130
+    assert "interrupted" in first.text
+    assert backup_files(archiving) == []
+
+
+def test_nothing_is_staged_on_disk(archiving, start_command):
+    """Files of the cluster go from its directory into the repository and nowhere between."""
+    noise = archiving.cluster.data_dir / "noise"
+    noise.write_bytes(os.urandom(1 << 20) * 64)
+    os.chown(noise, archiving.workspace.owner.uid, archiving.workspace.owner.gid)
+    make_long(archiving.cluster, GIB // 2)
+    running = start_command(archiving, "backup")
+    biggest = 0
+    while running.process.poll() is None:
+        biggest = max(biggest, biggest_deleted_file(archiving.agent.pid))
+        time.sleep(0.02)
+    assert running.wait() == 0, running.text
+    assert 0 < biggest < 2 << 20, "the list of files, a line for each, and nothing else"
+    state = [path for path in (archiving.root / "state").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in state) < 1 << 20
+
+
+def biggest_deleted_file(pid):
+    biggest = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(link.readlink()).endswith("(deleted)"):
+                biggest = max(biggest, link.stat().st_size)
+    return biggest
+
+
+def test_a_host_without_an_identity_can_back_up(make_installation):
+    one = make_installation(can_read=False)
+    one.initialise()
+    one.start_agent()
+    report = one.json("backup")
+    assert committed(one) == [report["backup"]]
+
+
+def test_a_backup_needs_a_server_that_archives(installation):
+    installation.run("init")
+    done = installation.run("backup", code=21)
+    assert "archive_mode is off" in done.stderr
+    assert "walkeeper init --apply" in done.stderr
+    assert backup_files(installation) == []
+
+
+def test_without_an_agent_the_wait_for_wal_gives_up(installation):
+    installation.initialise()
+    installation.configure('[backup]\nwal_patience = "1s"')
+    done = installation.run("backup", code=1)
+    assert "did not arrive in the archive for 1 s" in done.stderr
+    assert "is the agent running" in done.stderr
+    assert backup_files(installation) == []
+
+
+def test_a_detached_copy_is_not_backed_up_into_the_archive_of_its_source(archiving):
+    (archiving.cluster.data_dir / "walkeeper.detached").touch()
+    for config in (archiving.config_file, alone(archiving)):
+        argv = [archiving.program, "--config", config, "backup"]
+        done = archiving.workspace.run(argv, check=False)
+        assert done.returncode == 1
+        assert "is a restored copy" in done.stderr
+    assert backup_files(archiving) == []
+
+
+def test_timeouts_set_on_the_server_do_not_matter(archiving):
+    cluster = archiving.cluster
+    for setting in ("statement_timeout", "idle_session_timeout", "lock_timeout"):
+        cluster.sql(f"ALTER SYSTEM SET {setting} = '500ms'")
+    cluster.sql("ALTER SYSTEM SET idle_in_transaction_session_timeout = '500ms'")
+    cluster.reload()
+    make_long(cluster, 2 * GIB)
+    began = time.monotonic()
+    archiving.run("backup")
+    assert time.monotonic() - began > 1.2, "the session was not idle for long enough to tell"
+
+
+def test_a_label_is_one_line(archiving):
+    done = archiving.run("backup", "--label", "x\nSTART TIMELINE: 7", code=2)
+    assert "printable" in done.stderr
+    assert committed(archiving) == []

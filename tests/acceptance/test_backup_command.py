@@ -210,6 +210,40 @@ def test_timeouts_set_on_the_server_do_not_matter(archiving):
     assert time.monotonic() - began > 1.2, "the session was not idle for long enough to tell"
 
 
+def test_a_tablespace_made_just_before_the_checkpoint_is_not_forgotten(
+    archiving, by_hand, start_command
+):
+    """Its creation lies before the start of the backup, so no replay would bring it back."""
+    cluster = archiving.cluster
+    cluster.pgbench("-i", "-q", "-s", "3")  # something for a checkpoint to write slowly
+    with slow_checkpoint(cluster):
+        running = start_command(archiving, "backup", "--spread", config=alone(archiving))
+        cluster.wait_for(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walkeeper'"
+            " AND state = 'active' AND query LIKE '%pg_backup_start%'",
+            "1",
+        )
+        location = archiving.workspace.directory("late")
+        cluster.sql(f"CREATE TABLESPACE late LOCATION '{location}'")
+        cluster.sql("CREATE TABLE t TABLESPACE late AS SELECT 1 AS n")
+        path = cluster.value("SELECT pg_relation_filepath('t')")
+        cluster.sql("CHECKPOINT")
+        assert running.wait() == 0, running.text
+    assert path in part_lists(by_hand(archiving), committed(archiving)[-1])
+
+
+@contextlib.contextmanager
+def slow_checkpoint(cluster):
+    """A checkpoint under way that takes its time; the next one has to wait for it."""
+    argv = ["psql", "-Xq", cluster.dsn, "-c", "SELECT pg_backup_start('slow', false)"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=BARE_ENVIRONMENT) as process:
+        try:
+            cluster.wait_for_log("checkpoint starting: force wait")
+            yield
+        finally:
+            process.terminate()
+
+
 def test_a_label_is_one_line(archiving):
     done = archiving.run("backup", "--label", "x\nSTART TIMELINE: 7", code=2)
     assert "printable" in done.stderr

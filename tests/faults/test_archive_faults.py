@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -235,6 +236,11 @@ def test_a_postgresql_killed_during_pushes_loses_no_segment_that_was_acknowledge
     require_stored(segments_only, FileShelf(segments_only.repository), witness, stock)
 
 
+def process_titles() -> str:
+    """What all processes say they do: PostgreSQL's archiver names the file of its hook."""
+    return subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+
+
 def test_an_agent_told_to_stop_ends_the_push_that_is_under_way(
     make_s3_archiving: MakeS3Archiving, ceph_cluster: Ceph, stock: StockTools
 ) -> None:
@@ -250,6 +256,8 @@ def test_an_agent_told_to_stop_ends_the_push_that_is_under_way(
         archiving.proxy.forget()
         file = finish_segment(cluster)
         wait_until(lambda: archiving.proxy.counts["PUT"] > 0, "the upload to begin")
+        wait_until(lambda: f"archiving {file}" in process_titles(), "the hook to ask for it")
+        time.sleep(0.3)  # from the hook's start to its question
         assert installation.agent is not None
         installation.agent.terminate()
         wait_until(lambda: "agent_draining" in installation.agent_log, "the agent to drain")

@@ -450,7 +450,7 @@ async def test_a_store_that_hangs_is_told_in_time_and_forgiven(
     ceph_cluster: Ceph, executor: ThreadPoolExecutor
 ) -> None:
     server = ceph_cluster.server
-    settings = server.settings(server.new_bucket(), attempt_timeout_s=0.5, deadline_s=1.5)
+    settings = server.settings(server.new_bucket(), attempt_timeout_s=2.0, deadline_s=5.0)
     async with closing(open_storage(settings, executor)) as storage:
         await storage.put("one", b"1")
         ceph_cluster.freeze()
@@ -458,7 +458,7 @@ async def test_a_store_that_hangs_is_told_in_time_and_forgiven(
             begin = time.monotonic()
             with pytest.raises(StorageUnavailable, match="no answer within"):
                 await storage.put("two", b"2")
-            assert time.monotonic() - begin < 2.5
+            assert time.monotonic() - begin < 8
         finally:
             ceph_cluster.thaw()
         async with asyncio.timeout(20):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from walkeeper.config_values import Dsn, Duration, Size
+from walkeeper.config_values import Dsn, Duration, Share, Size
 from walkeeper.errors import ConfigError
 from walkeeper.hooks.wire import DEFAULT_SOCKET
 
@@ -85,6 +85,25 @@ class BackupConfig(msgspec.Struct, frozen=True, kw_only=True):
     wal_patience: Duration = Duration(300)
 
 
+class VerifyConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[verify]``: how the archive is read through.
+
+    ``sample`` is the share that a scheduled run reads; ``parallel`` objects are read at once.
+    """
+
+    sample: Share = Share(0.05)
+    parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+
+
+class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[schedule]``: when the agent does what by itself, as cron expressions; None is never."""
+
+    backup: str | None = None
+    verify: str | None = None
+    timezone: str = "UTC"
+    jitter: Duration = Duration(0)
+
+
 class FetchConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``[fetch]``: how WAL comes back. ``prefetch`` counts segments; 0 turns it off."""
 
@@ -109,6 +128,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tail: TailConfig = TailConfig()
     backup: BackupConfig = BackupConfig()
     fetch: FetchConfig = FetchConfig()
+    verify: VerifyConfig = VerifyConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     log: LogConfig = LogConfig()
 
     @property

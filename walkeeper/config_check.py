@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from walkeeper.config import Config, RepositoryConfig
+from walkeeper.config import Config, RepositoryConfig, ScheduleConfig
 from walkeeper.core.layout import ARCHIVE_NAME
+from walkeeper.core.schedule import Schedule
 
 _MIB: Final = 1024**2
 _MIN_MEMORY: Final = 16 * _MIB
@@ -15,6 +16,8 @@ _MAX_PART: Final = 5 * 1024 * _MIB
 """The largest object that S3 takes in one piece."""
 _MIN_INTERVAL: Final = 0.2
 _MAX_INTERVAL: Final = 600
+_ANY_TIME: Final = "0 0 * * *"
+_MAX_JITTER: Final = 86_400
 _MAX_SOCKET_PATH: Final = 107
 """Bytes in sun_path without its NUL, unix(7)."""
 
@@ -34,6 +37,7 @@ def find_contradictions(config: Config) -> list[str]:
         problems.append('[tail] interval is neither "0s" nor between "200ms" and "10min"')
     if not _MIN_PART <= config.backup.part_size <= _MAX_PART:
         problems.append('[backup] part_size is not between "16MiB" and "5GiB"')
+    problems += _check_schedule(config.schedule)
     if len(bytes(config.agent.socket)) > _MAX_SOCKET_PATH:
         problems.append(f"[agent] socket is over {_MAX_SOCKET_PATH} bytes, too long for a socket")
     return problems
@@ -62,6 +66,22 @@ def _check_repository(repository: RepositoryConfig) -> list[str]:
         for name in ("connect_timeout", "read_timeout")
         if getattr(repository, name) <= 0
     ]
+    return problems
+
+
+def _check_schedule(schedule: ScheduleConfig) -> list[str]:
+    problems: list[str] = []
+    if schedule.jitter > _MAX_JITTER:
+        problems.append('[schedule] jitter is over "1d"')
+    try:
+        Schedule.parse(_ANY_TIME, schedule.timezone)
+    except ValueError as error:
+        return [*problems, f"[schedule] timezone: {error}"]
+    for name in sorted({*ScheduleConfig.__struct_fields__} - {"timezone", "jitter"}):
+        try:
+            Schedule.parse(getattr(schedule, name) or _ANY_TIME, schedule.timezone)
+        except ValueError as error:
+            problems.append(f"[schedule] {name}: {error}")
     return problems
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from walkeeper.config import Config, RepositoryConfig
 from walkeeper.config_check import find_contradictions
-from walkeeper.config_values import Dsn, Duration, Size
+from walkeeper.config_values import Dsn, Duration, Share, Size
 from walkeeper.errors import ConfigError
 from walkeeper.log import register_secret
 
@@ -205,7 +205,7 @@ def _decode(kind: type, value: object) -> object:
         if not value.startswith("/"):
             raise ValueError("expected an absolute path")
         return Path(value)
-    if kind is Duration or kind is Size:
+    if kind is Duration or kind is Size or kind is Share:
         return kind.parse(value)
     if kind is Dsn:
         return Dsn(value)

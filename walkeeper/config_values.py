@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)")
 _DURATION_S: Final = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86_400}
+_SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _SIZE: Final = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
 _SIZE_BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
@@ -46,6 +47,20 @@ class Size(int):
         if match is None:
             raise ValueError(f'{text!r} is not a size such as "64MiB" or "1GiB"')
         return cls(int(match[1]) * _SIZE_BYTES[match[2]])
+
+
+class Share(float):
+    """A share above 0 and up to 1, written as ``"5%"``."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads the written form. Raises ValueError, saying how it is written."""
+        match = _SHARE.fullmatch(text.strip())
+        if match is None or not 0 < float(match[1]) <= 100:
+            raise ValueError(f'{text!r} is not a share such as "5%", above "0%" and up to "100%"')
+        return cls(float(match[1]) / 100)
 
 
 class Dsn:

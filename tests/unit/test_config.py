@@ -83,6 +83,12 @@ def test_durations_and_sizes_are_read_with_their_units(tmp_path: Path) -> None:
         ("[backup]", 'part_size = "6GiB"', "[backup] part_size is not between"),
         ("[backup]", "readers = 0", "[backup] readers"),
         ("[fetch]", "prefetch = -1", "[fetch] prefetch"),
+        ("[verify]", 'sample = "0%"', 'is not a share such as "5%"'),
+        ("[verify]", 'sample = "101%"', "[verify] sample"),
+        ("[schedule]", 'backup = "daily"', "[schedule] backup: 'daily' has not the five fields"),
+        ("[schedule]", 'verify = "61 * * * *"', "[schedule] verify: "),
+        ("[schedule]", 'timezone = "Mars"', "[schedule] timezone: 'Mars' is no time zone"),
+        ("[schedule]", 'jitter = "2d"', '[schedule] jitter is over "1d"'),
         ("[log]", 'level = "loud"', "[log] level: Invalid enum value 'loud'"),
         ("[agent]", 'socket = "run/agent.sock"', "[agent] socket: expected an absolute path"),
         ("[agent]", f'socket = "/{"x" * 107}"', "too long for a socket"),
@@ -252,7 +258,7 @@ def test_the_full_example_loads_and_leaves_out_no_option(tmp_path: Path) -> None
     ]
     assert sorted(written) == sorted([*options, "dsn_file"])
     defaults = Config(repositories=(config.repository,))
-    for section in ("agent", "archive", "backup", "fetch", "log"):
+    for section in ("agent", "archive", "backup", "fetch", "log", "verify"):
         assert getattr(config, section) == getattr(defaults, section), section
         assert set(tomllib.loads(text)[section]) == set(getattr(config, section).__struct_fields__)
 

@@ -63,6 +63,13 @@ class BackupHandler:
         """Whether a backup is being taken now."""
         return self._lock.locked()
 
+    async def take_scheduled(self) -> BackupResult:
+        """Take one because it is time, behind one that is being taken by hand."""
+        async with self._lock:
+            await self._guard.require(wait_s=_GUARD_WAIT_S)
+            service = backup_service(self._shop, self._archive, lambda _: None)
+            return await service.take("scheduled", fast=False)
+
     async def __call__(self, request: Request) -> Reply:
         """Take one; the client that goes away cancels it."""
         if self._lock.locked():

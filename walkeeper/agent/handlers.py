@@ -12,6 +12,7 @@ from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.fetch_handler import FetchHandler
 from walkeeper.agent.fetch_service import FetchPlaces, open_fetcher
+from walkeeper.agent.jobs import JobTools, make_scheduler
 from walkeeper.agent.status_handler import StatusHandler
 from walkeeper.errors import PostgresUnavailable
 from walkeeper.repository.archive import Archive
@@ -33,7 +34,8 @@ class Handlers:
         self._fetcher = fetcher
         self._fetch = FetchHandler(fetcher)
         self._backup = BackupHandler(shop, archive, cluster.guard)
-        self._status = StatusHandler(shop, archive, cluster, fetcher)
+        self._scheduler = make_scheduler(JobTools(shop, archive, cluster, self._backup))
+        self._status = StatusHandler(shop, archive, cluster, fetcher, self._scheduler)
 
     @classmethod
     async def open(cls, shop: Workshop, archive: Archive, cluster: ClusterService) -> Handlers:
@@ -51,9 +53,10 @@ class Handlers:
         control.register("status", self._status, deadline_s=_STATUS_DEADLINE_S)
 
     async def run(self) -> None:
-        """Serve what is fetched ahead; cancelled at the end."""
+        """Serve what is fetched ahead, and do what is scheduled; cancelled at the end."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._fetcher.run())
+            group.create_task(self._scheduler.run())
 
     async def _push(self, request: Request) -> Reply:
         if self._cluster.push is None:

@@ -30,13 +30,15 @@ def read_state(path: Path, kind: type[T]) -> T | None:
 def write_state(path: Path, document: msgspec.Struct) -> bool:
     """Put the document in the place of what is there, durably; False when it cannot be. Blocks.
 
-    Who dies on the way leaves the old one or the new one.
+    Who dies on the way leaves the old one or the new one. Written by root, it belongs to whom the
+    directory above belongs: a command must not take the agent's files from it.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = _make_folder(path.parent)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
+                os.fchown(file.fileno(), *owner)
                 file.write(msgspec.json.encode(document))
                 file.flush()
                 os.fsync(file.fileno())
@@ -50,6 +52,17 @@ def write_state(path: Path, document: msgspec.Struct) -> bool:
         log.warning("state_not_written", file=str(path), reason=error.strerror)
         return False
     return True
+
+
+def _make_folder(folder: Path) -> tuple[int, int]:
+    """Make it and those above; returns its owner, which is theirs (-1: whoever we are)."""
+    if folder.is_dir():
+        facts = folder.stat()
+        return (facts.st_uid, facts.st_gid) if os.geteuid() == 0 else (-1, -1)
+    owner = _make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.chown(folder, *owner)
+    return owner
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from walkeeper import __version__
 from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.scheduler import Scheduler
 from walkeeper.core.wal import WalSegment
 from walkeeper.repository.archive import Archive
 from walkeeper.services.agent_status import (
@@ -38,6 +39,7 @@ class StatusHandler:
         archive: Archive,
         cluster: ClusterService,
         fetcher: Fetcher,
+        scheduler: Scheduler,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -45,6 +47,7 @@ class StatusHandler:
         self._archive = archive
         self._cluster = cluster
         self._fetcher = fetcher
+        self._scheduler = scheduler
         self._now = now
         self._started_at = now()
 
@@ -62,6 +65,7 @@ class StatusHandler:
             fetch=self._fetch(),
             store=self._store(),
             tail=self._tail(),
+            schedule=self._scheduler.statuses(),
         )
         return Reply.ok(msgspec.json.encode(status).decode())
 

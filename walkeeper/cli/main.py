@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "keygen": ("keygen", "Make the keys of a cluster."),
     "restore": ("restore", "Rebuild a cluster, at its end or at any moment before."),
     "status": ("status", "Show the health of the archive at a glance."),
+    "verify": ("verify", "Read what is stored and say what is damaged or missing."),
 }
 PATIENCE_S: Final = 20.0
 """How long commands that only look go on trying while the store does not answer."""

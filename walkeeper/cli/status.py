@@ -87,11 +87,16 @@ async def _look(
     from walkeeper import __version__
     from walkeeper.cli.status_report import FindingRow, StatusReport, repository_status
     from walkeeper.errors import StorageError
+    from walkeeper.services.schedule_findings import (
+        find_schedule_notices,
+        find_schedule_problems,
+    )
     from walkeeper.services.status import Inspection
     from walkeeper.services.status_findings import (
         Finding,
         find_agent_problems,
         find_archive_problems,
+        find_drill_problems,
         find_notices,
     )
 
@@ -101,20 +106,24 @@ async def _look(
             Finding(f"nothing is archived from here: {trouble}", "systemctl start walkeeper")
         )
     archive, health, problem = None, None, None
+    drills = DrillHistory()
+    now = datetime.now(UTC)
     try:
         archive = await shop.archive(options.archive)
         health = await Inspection(archive, shop.backups(archive)).run()
+        drills = await DrillStore(archive, shop.pool).history(now)
     except StorageError as error:
         problem = error
         findings.append(Finding(f"the repository cannot be read: {error.message}", error.hint))
-    now = datetime.now(UTC)
     if agent is not None:
         known = agent.archive if archive is None else archive.record.archive
         findings += find_agent_problems(agent, known)
+        findings += find_schedule_problems(agent)
     found = None
     if archive is not None and health is not None:
         findings += find_archive_problems(health, agent)
-        found = repository_status(archive.record, health, now)
+        findings += find_drill_problems(drills)
+        found = repository_status(archive.record, health, drills, now)
     report = StatusReport(
         version=__version__,
         checked_at=now,
@@ -126,6 +135,6 @@ async def _look(
         repository_status=found,
         repository_problem=None if problem is None else problem.message,
         findings=tuple(FindingRow(what=one.what, hint=one.hint) for one in findings),
-        notices=tuple(find_notices(health, agent)),
+        notices=(*find_notices(health, agent), *find_schedule_notices(agent)),
     )
     return report, problem

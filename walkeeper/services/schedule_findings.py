@@ -25,9 +25,9 @@ def find_schedule_problems(agent: AgentStatus) -> Iterator[Finding]:
             yield Finding(f"the last scheduled {job.name}: {job.last_detail}", hint)
 
 
-def find_schedule_notices(agent: AgentStatus) -> Iterator[str]:
+def find_schedule_notices(agent: AgentStatus | None) -> Iterator[str]:
     """Runs that were passed over for a good reason."""
-    for job in agent.schedule:
+    for job in () if agent is None else agent.schedule:
         if job.last_outcome == "skipped":
             yield f"the last scheduled {job.name} was skipped: {job.last_detail}"
 

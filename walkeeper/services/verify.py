@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from walkeeper.core import layout
+from walkeeper.core.backup_id import BackupId
 from walkeeper.core.layout import wal_object
 from walkeeper.core.read_cycle import ReadCycle, Sample
 from walkeeper.core.wal import WalSegment
@@ -36,11 +37,13 @@ _CONFIRMED: Final = 1000
 class VerifySettings:
     """What is read: with ``quick`` headers only, else that ``share`` (above 0, up to 1) of all.
 
-    ``parallel`` objects are looked at at once; each that is read takes a few MiB.
+    With ``only`` that backup is looked at and the WAL from its start on, and what was read is not
+    remembered: it is no share of all. ``parallel`` objects are looked at at once; each that is read takes a few MiB.
     """
 
     share: float = 1.0
     quick: bool = False
+    only: BackupId | None = None
     parallel: int = 4
 
 
@@ -77,9 +80,10 @@ class Verifier:
         self._objects = ObjectCheck(archive, self._book, sample)
 
     async def run(self) -> Verified:
-        """Look at everything.
+        """Look at everything that is asked for.
 
-        Raises what storage raises, for "could not tell" is no finding, and FormatTooNew.
+        Raises what storage raises, for "could not tell" is no finding, FormatTooNew, and
+        NoSuchBackup for the one that is asked for.
         """
         started_at = self._now()
         await self._names()
@@ -90,7 +94,7 @@ class Verifier:
         findings = sorted(continuity.findings(), key=lambda one: (one.object, one.what))
         sample = self._objects.sample
         cycle = self._cycle
-        if sample is not None:
+        if sample is not None and self._settings.only is None:
             cycle = cycle.after(sample, started_at, tuple(self._book.damaged))
         self._limits(wal)
         report = VerifyReport(
@@ -111,19 +115,22 @@ class Verifier:
         return Verified(report, cycle)
 
     async def _walk(self) -> tuple[FoundBackups, StoredWal]:
-        parallel = self._settings.parallel
+        parallel, only = self._settings.parallel, self._settings.only
         # Threads of their own: they wait for blocks that the shared pool has to decrypt first.
         with ThreadPoolExecutor(parallel, thread_name_prefix="verify") as threads:
-            backups = BackupWalk(self._objects, self._backups, self._pool, threads, self._now)
+            backups = BackupWalk(
+                self._objects, self._backups, self._pool, threads, only=only, now=self._now
+            )
             self._book.enter("backups")
             async with crew(parallel) as workers:
                 await backups.run(workers)
-        wal = WalWalk(self._objects, self._pool)
+        chosen = next((one for one in backups.found.facts if one.backup == only), None)
+        wal = WalWalk(self._objects, self._pool, chosen)
         self._book.enter("wal")
         async with crew(parallel) as workers:
             await wal.run(workers)
         self._book.enter("tail")
-        await TailWalk(self._objects, wal.found, self._pool).run()
+        await TailWalk(self._objects, wal, self._pool).run()
         return backups.found, wal.found
 
     def _judge(self, found: FoundBackups, wal: StoredWal) -> Continuity:
@@ -133,6 +140,7 @@ class Verifier:
             sorted(found.facts, key=lambda backup: backup.stop),
             wal,
             self._book.problems,
+            only=self._settings.only,
             each_by_itself=not self._archive.opener.can_open,
         )
 

@@ -44,10 +44,15 @@ _UNDER_WAY: Final = timedelta(hours=1)
 
 @dataclass(slots=True)
 class FoundBackups:
-    """``facts`` of the backups whose summary can be believed, ``listed`` the ids of all."""
+    """``facts`` of the backups whose summary can be believed, ``listed`` the ids looked at."""
 
     facts: list[BackupFacts] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
+
+    def beside(self, listed: ListedBackup) -> None:
+        """Take a backup that is not looked at: it counts for what the others cost."""
+        if listed.facts is not None:
+            self.facts.append(listed.facts)
 
 
 class BackupWalk:
@@ -59,6 +64,8 @@ class BackupWalk:
         store: BackupStore,
         pool: ThreadPoolExecutor,
         threads: ThreadPoolExecutor,
+        *,
+        only: BackupId | None,
         now: Callable[[], datetime],
     ) -> None:
         self._objects = objects
@@ -66,20 +73,36 @@ class BackupWalk:
         self._book = objects.book
         self._store = store
         self._parts = PartCheck(objects, pool, threads)
+        self._only = only
         self._now = now
         self.found = FoundBackups()
 
     async def run(self, crew: Crew) -> None:
-        """Start the checks of all backups; ``found`` is complete on return."""
+        """Start the checks of all backups, or of the one asked for; then ``found`` is complete.
+
+        Raises NoSuchBackup when there is none of that id.
+        """
         for folder in await self._archive.folders(layout.BACKUPS_PREFIX):
             if layout.parse_backup_folder(folder) is None:
                 self._book.note(f"{folder} is not a name of walkeeper's")
         for listed in await self._store.list_backups():
+            if not self._is_asked(listed.backup):
+                self.found.beside(listed)
+                continue
             self._book.checked.backups += 1
             self.found.listed.add(str(listed.backup))
             await self._backup(crew, listed)
         async for unfinished in self._store.unfinished():
-            await self._unfinished(unfinished)
+            if self._is_asked(unfinished.backup):
+                self.found.listed.add(str(unfinished.backup))
+                await self._unfinished(unfinished)
+        if self._only is not None and str(self._only) not in self.found.listed:
+            raise NoSuchBackup(
+                f"there is no backup {self._only}", hint="list what there is: walkeeper backups"
+            )
+
+    def _is_asked(self, backup: BackupId) -> bool:
+        return self._only in {None, backup}
 
     async def _unfinished(self, unfinished: UnfinishedBackup) -> None:
         """A summary is followed by its manifest within moments: later on that has been lost."""

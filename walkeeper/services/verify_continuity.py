@@ -29,12 +29,17 @@ from walkeeper.services.verify_wal import StoredWal
 
 @dataclass(slots=True)
 class Continuity:
-    """Judges what was found. ``each_by_itself``: histories could not be read, so no switches."""
+    """Judges what was found.
+
+    ``only`` is the one backup that was looked at, None for all of them. ``each_by_itself``:
+    histories could not be read, so no switches.
+    """
 
     size: SegmentSize
     backups: Sequence[BackupFacts]
     wal: StoredWal
     problems: Sequence[Problem]
+    only: BackupId | None = None
     each_by_itself: bool = False
     _view: ArchiveView = field(init=False)
     _paths: list[Path] = field(init=False)
@@ -57,9 +62,12 @@ class Continuity:
         self._view, self._paths, self._breaks = view, [], []
         for branch in branches(everything):
             self._follow(branch.timeline)
-        for backup in self.backups:
+        for backup in self._asked():
             if not any(lies_on(path, backup) for path in self._paths):
                 self._follow(backup.timeline)
+
+    def _asked(self) -> list[BackupFacts]:
+        return [one for one in self.backups if self.only in {None, one.backup}]
 
     def _view_of(self, complete: Mapping[int, SegmentSet]) -> ArchiveView:
         histories: Mapping[int, TimelineHistory] = self.wal.histories
@@ -76,7 +84,7 @@ class Continuity:
         except TargetUnreachable as error:
             self._lost_timelines[timeline] = error.message
             return
-        on_path = [backup for backup in self.backups if lies_on(path, backup)]
+        on_path = [backup for backup in self._asked() if lies_on(path, backup)]
         if on_path and path not in self._paths:
             start = min(backup.start for backup in on_path)
             until = max(backup.stop for backup in on_path)
@@ -160,7 +168,7 @@ class Continuity:
     def _histories(self) -> Iterator[Finding]:
         """Histories that are not stored although something of their timeline is, or that differ."""
         used = {timeline for timeline, numbers in self.wal.complete.items() if numbers.begins}
-        used.update(backup.timeline for backup in self.backups)
+        used.update(backup.timeline for backup in self._asked())
         for timeline in sorted(used - self.wal.history_files - {1}):
             derived = self._view.find_history(timeline) is not None and not self.each_by_itself
             what = "it is missing" + (", and can be rebuilt from a later one" if derived else "")
@@ -179,7 +187,7 @@ class Continuity:
 
     def _off_path(self) -> Iterator[Finding]:
         """Backups that no path leads through: their WAL must have been lost wholly."""
-        for backup in self.backups:
+        for backup in self._asked():
             followed = any(lies_on(path, backup) for path in self._paths)
             if not followed and backup.timeline not in self._lost_timelines:
                 what = f"no known timeline leads through backup {backup.id}"

@@ -18,7 +18,7 @@ from walkeeper.core.layout import (
 from walkeeper.core.wal import WalSegment
 from walkeeper.services.verify_object import ObjectCheck, Trouble, Whole
 from walkeeper.services.verify_report import Problem
-from walkeeper.services.verify_wal import StoredWal
+from walkeeper.services.verify_wal import WalWalk
 from walkeeper.storage.base import ObjectInfo
 
 
@@ -43,9 +43,10 @@ class TailWalk:
     Links are always read where that is possible: the last seconds hang on them, and they are few.
     """
 
-    def __init__(self, objects: ObjectCheck, wal: StoredWal, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, objects: ObjectCheck, walk: WalWalk, pool: ThreadPoolExecutor) -> None:
         self._objects = objects
-        self._wal = wal
+        self._walk = walk
+        self._wal = walk.found
         self._pool = pool
         self._size = objects.archive.segment_size
 
@@ -56,6 +57,8 @@ class TailWalk:
             tail = parse_tail_object(info.name)
             if tail is None or not tail.segment.fits(self._size):
                 self._objects.book.note(f"{info.name} is not a name of walkeeper's")
+                continue
+            if not self._walk.is_asked(tail.segment):
                 continue
             if chain is None or chain.segment != tail.segment:
                 self._finish(chain)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
+from walkeeper.core.backup import BackupFacts
 from walkeeper.core.layout import (
     CONTENT_DIGITS,
     WAL_PREFIX,
@@ -66,10 +67,14 @@ class StoredWal:
 class WalWalk:
     """One walk over ``wal/``."""
 
-    def __init__(self, objects: ObjectCheck, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, objects: ObjectCheck, pool: ThreadPoolExecutor, only: BackupFacts | None = None
+    ) -> None:
+        """With ``only`` what a recovery from that backup cannot need is passed over."""
         self._objects = objects
         self._pool = pool
         self._size = objects.archive.segment_size
+        self._first = None if only is None else only.required_wal[0]
         self.found = StoredWal()
 
     async def run(self, crew: Crew) -> None:
@@ -77,6 +82,10 @@ class WalWalk:
         runs: dict[int, SegmentRuns] = {}
         async for info in self._objects.archive.list_objects(WAL_PREFIX):
             match parse_wal_object(info.name):
+                case WalSegment() | CutOffSegment() | BackupHistoryFile() as wal if not (
+                    self.is_asked(wal)
+                ):
+                    continue
                 case TimelineHistoryFile(timeline):
                     self.found.history_files.add(timeline)
                     await crew.start(self._history, info, timeline)
@@ -90,6 +99,14 @@ class WalWalk:
                 case _:
                     self._objects.book.note(f"{info.name} is not a name of walkeeper's")
         self.found.complete = {timeline: one.finish() for timeline, one in runs.items()}
+
+    def is_asked(self, wal: WalSegment | CutOffSegment | BackupHistoryFile) -> bool:
+        """Whether it lies where the walk looks."""
+        segment = wal if isinstance(wal, WalSegment) else wal.segment
+        first = self._first
+        return first is None or (
+            segment.timeline >= first.timeline and segment.on(first.timeline) >= first
+        )
 
     async def check_segment(self, info: ObjectInfo, segment: WalSegment) -> None:
         """Check one complete segment; one that is of no use is noted as such."""

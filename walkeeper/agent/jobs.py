@@ -1,0 +1,81 @@
+"""What can be scheduled: one table, and the scheduler that the configuration makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from walkeeper.agent.backup_handler import BackupHandler
+from walkeeper.agent.cluster import ClusterService
+from walkeeper.agent.compose import Workshop
+from walkeeper.agent.scheduler import Job, JobResult, Scheduler
+from walkeeper.agent.verify_job import run_verify
+from walkeeper.core.schedule import Schedule
+from walkeeper.repository.archive import Archive
+
+_SERVER_WAIT_S: Final = 600.0
+"""A run that is due when the host has just started waits for PostgreSQL so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobTools:
+    """What jobs work with."""
+
+    shop: Workshop
+    archive: Archive
+    cluster: ClusterService
+    backup: BackupHandler
+
+
+async def _backup(tools: JobTools) -> JobResult:
+    guard = tools.cluster.guard
+    await guard.require(wait_s=_SERVER_WAIT_S)
+    if guard.verified is not None and guard.verified.facts.in_recovery:
+        return JobResult("skipped", "the server is a standby: its primary takes the backups")
+    result = await tools.backup.take_scheduled()
+    if result.damaged:
+        pages = result.facts.checksum_findings
+        return JobResult("findings", f"{result.facts.id} holds {pages} damaged pages")
+    return JobResult("done", result.facts.id)
+
+
+async def _verify(tools: JobTools) -> JobResult:
+    share = tools.shop.config.verify.sample
+    report = await run_verify(tools.shop, tools.archive, lambda _: None, share=share)
+    if report.findings:
+        first = report.findings[0]
+        return JobResult(
+            "findings",
+            f"{len(report.findings) + report.findings_left_out} findings, the first:"
+            f" {first.object}: {first.what}",
+        )
+    checked = report.checked
+    return JobResult("done", f"{checked.objects} objects are there, {checked.read} were read")
+
+
+JOBS: Final[dict[str, Callable[[JobTools], Awaitable[JobResult]]]] = {
+    "backup": _backup,
+    "verify": _verify,
+}
+"""By their names in [schedule]."""
+
+
+def make_scheduler(tools: JobTools) -> Scheduler:
+    """The scheduler of an agent; what [schedule] leaves out is not scheduled."""
+    config = tools.shop.config
+    expressions: dict[str, str | None] = {name: getattr(config.schedule, name) for name in JOBS}
+    jobs = tuple(
+        Job(name, Schedule.parse(expression, config.schedule.timezone), partial(JOBS[name], tools))
+        for name, expression in expressions.items()
+        if expression is not None
+    )
+    archive = tools.archive.record.archive
+    return Scheduler(
+        jobs,
+        config.agent.state_dir / "schedule" / archive,
+        tools.shop.pool,
+        jitter_s=config.schedule.jitter,
+        seed=archive,
+    )

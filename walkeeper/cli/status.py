@@ -96,7 +96,6 @@ async def _look(
         Finding,
         find_agent_problems,
         find_archive_problems,
-        find_drill_problems,
         find_notices,
     )
 
@@ -106,15 +105,13 @@ async def _look(
             Finding(f"nothing is archived from here: {trouble}", "systemctl start walkeeper")
         )
     archive, health, problem = None, None, None
-    drills = DrillHistory()
-    now = datetime.now(UTC)
     try:
         archive = await shop.archive(options.archive)
         health = await Inspection(archive, shop.backups(archive)).run()
-        drills = await DrillStore(archive, shop.pool).history(now)
     except StorageError as error:
         problem = error
         findings.append(Finding(f"the repository cannot be read: {error.message}", error.hint))
+    now = datetime.now(UTC)
     if agent is not None:
         known = agent.archive if archive is None else archive.record.archive
         findings += find_agent_problems(agent, known)
@@ -122,8 +119,7 @@ async def _look(
     found = None
     if archive is not None and health is not None:
         findings += find_archive_problems(health, agent)
-        findings += find_drill_problems(drills)
-        found = repository_status(archive.record, health, drills, now)
+        found = repository_status(archive.record, health, now)
     report = StatusReport(
         version=__version__,
         checked_at=now,

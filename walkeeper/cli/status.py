@@ -87,6 +87,7 @@ async def _look(
     from walkeeper import __version__
     from walkeeper.cli.status_report import FindingRow, StatusReport, repository_status
     from walkeeper.errors import StorageError
+    from walkeeper.repository.drills import DrillHistory, DrillStore
     from walkeeper.services.schedule_findings import (
         find_schedule_notices,
         find_schedule_problems,
@@ -96,6 +97,7 @@ async def _look(
         Finding,
         find_agent_problems,
         find_archive_problems,
+        find_drill_problems,
         find_notices,
     )
 
@@ -105,13 +107,15 @@ async def _look(
             Finding(f"nothing is archived from here: {trouble}", "systemctl start walkeeper")
         )
     archive, health, problem = None, None, None
+    drills = DrillHistory()
+    now = datetime.now(UTC)
     try:
         archive = await shop.archive(options.archive)
         health = await Inspection(archive, shop.backups(archive)).run()
+        drills = await DrillStore(archive, shop.pool).history(now)
     except StorageError as error:
         problem = error
         findings.append(Finding(f"the repository cannot be read: {error.message}", error.hint))
-    now = datetime.now(UTC)
     if agent is not None:
         known = agent.archive if archive is None else archive.record.archive
         findings += find_agent_problems(agent, known)
@@ -119,7 +123,8 @@ async def _look(
     found = None
     if archive is not None and health is not None:
         findings += find_archive_problems(health, agent)
-        found = repository_status(archive.record, health, now)
+        findings += find_drill_problems(drills)
+        found = repository_status(archive.record, health, drills, now)
     report = StatusReport(
         version=__version__,
         checked_at=now,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from walkeeper.core.wal import WalSegment
+from walkeeper.repository.drills import DrillHistory
 from walkeeper.services.agent_status import AgentStatus
 from walkeeper.services.status import ArchiveHealth, RecoverableWindow
 
@@ -75,6 +76,17 @@ def find_archive_problems(health: ArchiveHealth, agent: AgentStatus | None) -> I
                 _gap_text(window, health),
                 "is it still in pg_wal? else take a backup: walkeeper backup",
             )
+
+
+def find_drill_problems(drills: DrillHistory) -> Iterator[Finding]:
+    """A last drill that did not prove its point."""
+    last = drills.last
+    if last is not None and not last.proven:
+        yield Finding(
+            f"the last drill, begun {last.at:%Y-%m-%d %H:%M}Z, has not proven {last.target} of "
+            f"backup {last.backup}: it failed at {last.failed_phase}",
+            "to see why: walkeeper drill",
+        )
 
 
 def find_notices(health: ArchiveHealth | None, agent: AgentStatus | None) -> Iterator[str]:

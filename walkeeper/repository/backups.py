@@ -80,6 +80,11 @@ class BackupStore:
         self.archive = archive
         self._pool = pool
 
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Where its CPU and file work is done."""
+        return self._pool
+
     async def claim(self, start: BackupStart) -> ObjectInfo:
         """Take the id of a backup; returns the claim as the store sees it, with its clock.
 

@@ -132,6 +132,8 @@ class ArchiveListing:
         )
 
     async def _with_fragments(self, listed: WalListing, path: Path, start: Lsn) -> WalListing:
+        if not self._archive.opener.can_open:
+            return listed  # how far they go is encrypted
         tails = [segment async for segment in tail_folders(self._archive)]
         ends: dict[WalSegment, Lsn] = {}
         damaged: list[IntegrityError] = []

@@ -6,9 +6,11 @@ hand: without one each timeline is looked at by itself, which may show less than
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path as FilePath
 
 from walkeeper.core.archive_view import ArchiveView, branches
 from walkeeper.core.backup import BackupFacts
@@ -70,7 +72,8 @@ class Inspection:
     def __init__(self, archive: Archive, backups: BackupStore) -> None:
         self._archive = archive
         self._backups = backups
-        self._listing = ArchiveListing(archive, backups)
+        scratch_dir = FilePath(tempfile.gettempdir())  # an unlinked file, for joining the tail
+        self._listing = ArchiveListing(archive, backups, backups.pool, scratch_dir)
 
     async def run(self) -> ArchiveHealth:
         """List and judge. Raises what storage raises, and WrongKey."""
@@ -108,7 +111,7 @@ class Inspection:
         view = survey.view()
         newest = _find_path(view, max(view.timelines), problems)
         listed = await self._listing.wal(survey, newest or (), start)
-        cut_off = listed.cut_off()
+        cut_off = tuple(listed.fragments)
         complete = ArchiveView(listed.holdings(), view.backups, view.histories)
         windows: list[Window] = []
         for branch in branches(complete):

@@ -9,6 +9,7 @@ import msgspec
 from walkeeper.cli.render import Page, age_text, counted, moment_text, size_text, span_text
 from walkeeper.cli.schedule_report import show_schedule
 from walkeeper.core.backup import BackupFacts
+from walkeeper.repository.drills import DrillHistory, DrillRecord
 from walkeeper.repository.records import ArchiveRecord
 from walkeeper.services.agent_status import AgentStatus, TailStatus
 from walkeeper.services.status import ArchiveHealth, RecoverableWindow
@@ -25,6 +26,20 @@ class LastBackup(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     stored_bytes: int
     damaged_pages: int
+
+
+class DrillRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A drill. ``point_at`` is the newest moment that it reached, ``rto_s`` what a restore took."""
+
+    at: datetime
+    age_s: float
+    backup: str
+    target: str
+    proven: bool
+    failed_phase: str | None
+    point_at: datetime | None
+    reached_lsn: str | None
+    rto_s: float
 
 
 class WindowRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +72,8 @@ class RepositoryStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_backup: LastBackup | None
     windows: tuple[WindowRow, ...]
     cut_off_segments: int
+    last_drill: DrillRow | None
+    last_proven: DrillRow | None
 
 
 class FindingRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +105,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def repository_status(
-    record: ArchiveRecord, health: ArchiveHealth, now: datetime
+    record: ArchiveRecord, health: ArchiveHealth, drills: DrillHistory, now: datetime
 ) -> RepositoryStatus:
     """The health of an archive as a part of the document."""
     return RepositoryStatus(
@@ -101,6 +118,24 @@ def repository_status(
         last_backup=_last_backup(health.backups[-1], now) if health.backups else None,
         windows=tuple(_window_row(window, health) for window in health.windows),
         cut_off_segments=len(health.cut_off),
+        last_drill=_drill_row(drills.last, now),
+        last_proven=_drill_row(drills.last_proven, now),
+    )
+
+
+def _drill_row(record: DrillRecord | None, now: datetime) -> DrillRow | None:
+    if record is None:
+        return None
+    return DrillRow(
+        at=record.at,
+        age_s=round((now - record.at).total_seconds(), 1),
+        backup=record.backup,
+        target=record.target,
+        proven=record.proven,
+        failed_phase=record.failed_phase,
+        point_at=record.point_at,
+        reached_lsn=record.reached_lsn,
+        rto_s=record.rto_s,
     )
 
 
@@ -143,6 +178,7 @@ def show(page: Page, report: StatusReport) -> None:
     _show_agent(page, report)
     if found is not None:
         _show_last_backup(page, found)
+        _show_drills(page, found)
         _show_windows(page, report, found)
     if report.findings:
         page.heading("Findings")
@@ -227,6 +263,23 @@ def _show_last_backup(page: Page, found: RepositoryStatus) -> None:
     page.fact("last backup", f"{last.id}, {age_text(last.age_s)}")
     page.more(f"{size_text(last.size_bytes)}, stored as {size_text(last.stored_bytes)}")
     page.more(f"{counted(found.backups, 'backup')} in all")
+
+
+def _show_drills(page: Page, found: RepositoryStatus) -> None:
+    proven, last = found.last_proven, found.last_drill
+    if proven is None:
+        page.fact("proven", "nothing so far: walkeeper drill")
+    else:
+        page.fact("proven", f"{_point_text(proven)}, by a drill {age_text(proven.age_s)}")
+        page.more(f"restored and recovered in {span_text(proven.rto_s)}")
+    if last is not None and not last.proven:
+        text = f"{age_text(last.age_s)}: not proven, it failed at {last.failed_phase}"
+        page.fact("last drill", text, style="red")
+
+
+def _point_text(drill: DrillRow) -> str:
+    point = drill.reached_lsn if drill.point_at is None else moment_text(drill.point_at)
+    return f"{point} ({drill.backup})"
 
 
 def _show_windows(page: Page, report: StatusReport, found: RepositoryStatus) -> None:

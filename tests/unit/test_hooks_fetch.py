@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.fix_hooks import CLIENT, PACKAGE_ROOT, Ended, run_hook, serving
+from tests.fix_wal import WalWriter
 from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.hook_requests import WalFetchRequest
+from walkeeper.core.wal import SegmentSize, WalSegment
 
 ONLY = "000000010000000000000001"
 WANTED = "000000010000000000000002"
@@ -202,7 +204,14 @@ async def test_a_target_holds_only_during_the_recovery_it_was_made_for(
     assert request.data_directory.inode == status.st_ino
 
 
-async def test_a_file_of_that_name_beside_the_destination_is_reported(
+def first_page(number: int) -> bytes:
+    """A segment of a MiB, as far as its first page tells."""
+    writer = WalWriter(WalSegment.numbered(1, number, SegmentSize(1 << 20)))
+    writer.append(b"")
+    return bytes(writer.data)
+
+
+async def test_a_file_of_that_name_beside_the_destination_is_reported_unless_it_is_recycled(
     short_dir: Path, data_directory: Path
 ) -> None:
     seen: list[bool] = []
@@ -211,14 +220,24 @@ async def test_a_file_of_that_name_beside_the_destination_is_reported(
         seen.append(WalFetchRequest.parse(request).present)
         return Reply.absent()
 
+    contents = {
+        "000000010000000000000001": first_page(1),
+        "000000010000000100000003": first_page(0x1003),
+        "000000010000000000000002": first_page(1),
+        "000000010000000100000004": first_page(4),
+        "000000010000000000000005": bytes(8192),
+        "000000010000000000000006": b"what is this",
+    }
+    for name, content in contents.items():
+        (data_directory / "pg_wal" / name).write_bytes(content)
     server = ControlServer(short_dir / "s")
     server.register("wal-fetch", look, deadline_s=5)
     async with serving(server):
-        for name in ("000000010000000000000001", WANTED):
+        for name in (*contents, WANTED):
             await run_hook(
                 "wal-fetch", "--socket", short_dir / "s", name, "pg_wal/R", cwd=data_directory
             )
-    assert seen == [True, False]
+    assert seen == [True, True, False, False, False, True, False]
 
 
 async def test_without_an_agent_one_private_service_serves_all_calls_and_ends(

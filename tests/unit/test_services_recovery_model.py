@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fix_archive import ONE_MIB, TestKeys
@@ -161,25 +161,23 @@ def test_a_recovery_replays_its_path_exactly_as_far_as_planned(
     name: str, pool: ThreadPoolExecutor, keys: TestKeys, tmp_path: Path
 ) -> None:
     known = lineage(name)
-    runner = asyncio.Runner()
     storage = MemoryStorage()
-    bench = runner.run(make_bench(storage, keys, pool, tmp_path, keep=False))
-    world = make_world(bench, known)
-    record = dict(storage._objects)
+    with asyncio.Runner() as runner:
+        bench = runner.run(make_bench(storage, keys, pool, tmp_path, keep=False))
+        world = make_world(bench, known)
+        record = dict(storage._objects)
 
-    @settings(
-        max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
-    @given(stored(known), st.sampled_from([1, 2, 3]), st.integers(FIRST, FIRST + 2))
-    def check(chosen: list[tuple[str, WalSegment, int]], timeline: int, begin: int) -> None:
-        storage._objects.clear()
-        storage._objects.update(record)
-        for found in bodies(world, chosen):
-            storage._objects.update({key: (body, datetime.now(UTC)) for key, body in found.items()})
-        runner.run(check_recovery(bench, known, timeline, begin))
+        @settings(max_examples=20, deadline=None)
+        @given(stored(known), st.sampled_from([1, 2, 3]), st.integers(FIRST, FIRST + 2))
+        def check(chosen: list[tuple[str, WalSegment, int]], timeline: int, begin: int) -> None:
+            storage._objects.clear()
+            storage._objects.update(record)
+            for found in bodies(world, chosen):
+                at = datetime.now(UTC)
+                storage._objects.update({key: (body, at) for key, body in found.items()})
+            runner.run(check_recovery(bench, known, timeline, begin))
 
-    check()
-    runner.close()
+        check()
 
 
 async def check_recovery(bench: FetchBench, known: Lineage, timeline: int, begin: int) -> None:

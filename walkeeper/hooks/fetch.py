@@ -81,7 +81,7 @@ def describe(name: bytes, destination: bytes, options: Options) -> dict[str, byt
         "data_ino": b"%d" % status.st_ino,
         "standby": b"%d" % standby,
         "recovery": b"%d" % recovery,
-        "present": b"%d" % exists(parent(destination) + b"/" + name),
+        "present": b"%d" % holds(parent(destination) + b"/" + name, name),
     }
     timeline, end = options.get("--timeline"), options.get("--end")
     if timeline is not None and not (timeline.isascii() and timeline.isdigit()):
@@ -92,6 +92,29 @@ def describe(name: bytes, destination: bytes, options: Options) -> dict[str, byt
         if end is not None:
             fields["end"] = encoded(end)
     return fields
+
+
+def holds(path: bytes, name: bytes) -> bool:
+    """Whether there is a file of that name with the WAL that belongs to it.
+
+    Before 15 PostgreSQL recycles segments while it recovers (xlog.c, CreateRestartPoint): a file
+    of a name to come may hold any older segment, which no one misses. Its first page tells:
+    xlp_info, xlp_pageaddr, xlp_seg_size at 2, 8 and 32 (xlog_internal.h, XLogLongPageHeaderData).
+    """
+    if not exists(path):
+        return False
+    if len(name) != 24:
+        return True
+    descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        header = posix.read(descriptor, 40)
+    finally:
+        posix.close(descriptor)
+    size = int.from_bytes(header[32:36], "little")
+    if len(header) < 40 or not header[2] & 2:
+        return any(header)  # of no segment that we know: to be kept, unless it is zeros
+    begin = (int(name[8:16], 16) << 32) + int(name[16:], 16) * size
+    return int.from_bytes(header[8:16], "little") == begin
 
 
 def ask_service(

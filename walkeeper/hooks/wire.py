@@ -24,9 +24,10 @@ Commands of the hooks and their fields (integers as decimal, times in nanosecond
     ``name`` asked for (%f); ``path`` it is to get (%p); ``data_dev`` ``data_ino`` of the directory
     above %p's; ``standby`` and ``recovery``: 1 where PostgreSQL is in standby mode (or
     ``--standby`` says so) and where recovery.signal exists; ``present``: 1 when the directory of
-    %p already holds a file of that name; ``timeout_ms``; optionally ``timeline`` and ``end``. One
-    descriptor: an empty file to write into. The message of ``ok`` is the number of bytes written;
-    ``absent`` means that the archive answered that it holds no such file.
+    %p already holds a file of that name with its WAL in it, not a recycled one; ``timeout_ms``;
+    optionally ``timeline`` and ``end``. One descriptor: an empty file to write into. The message of
+    ``ok`` is the number of bytes written; ``absent`` means that the archive answered that it holds
+    no such file.
 """
 
 VERSION = 1

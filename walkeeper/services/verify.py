@@ -104,7 +104,7 @@ class Verifier:
             ended_at=self._now(),
             clean=not findings,
             read=self._read(sample),
-            sample=None if sample is None else self._settings.share,
+            sample=None if sample is None else float(self._settings.share),
             checked=self._book.checked,
             complete_since=cycle.complete_since(),
             findings=tuple(findings),

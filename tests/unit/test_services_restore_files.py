@@ -204,3 +204,12 @@ async def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> No
     (tmp_path / "base").write_text("a file")
     with pytest.raises((IntegrityError, RecoveryError), match="base"):
         await unpack(tmp_path, tar_of(member("base/1", b"x")), entry("base/1", b"x"))
+
+
+async def test_a_part_that_is_refused_early_does_not_leave_its_writer_waiting(
+    tmp_path: Path,
+) -> None:
+    tar = tar_of(member("not/listed", b"x"), member("base/1", b"y" * (1 << 20)))
+    with pytest.raises(IntegrityError, match="which its list lacks"):
+        async with asyncio.timeout(10):
+            await unpack(tmp_path, tar, block=10_000)

@@ -127,8 +127,16 @@ class PartFiles:
         """Write all files of the tar that the pipe brings.
 
         Raises IntegrityError for a member that may not be, a file that is not as listed and one
-        that is missing; StorageFull, RecoveryError where a file cannot be written.
+        that is missing; StorageFull, RecoveryError where a file cannot be written. Whoever writes
+        into the pipe is then told that nobody reads any more.
         """
+        try:
+            self._unpack(pipe)
+        except BaseException:
+            pipe.abandon()
+            raise
+
+    def _unpack(self, pipe: BlockPipe) -> None:
         try:
             with tarfile.open(
                 fileobj=cast("IO[bytes]", pipe),

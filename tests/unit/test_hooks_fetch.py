@@ -266,23 +266,28 @@ async def test_hooks_that_start_at_once_share_one_private_service(
     await wait_until_ended(private)
 
 
-async def test_each_configuration_and_archive_has_a_private_service_of_its_own(
+async def test_each_configuration_archive_and_trust_has_a_private_service_of_its_own(
     short_dir: Path, data_directory: Path, private: dict[str, str]
 ) -> None:
     config = short_dir / "a.toml"
     config.write_text("one")
     calls = [["--config", "../a.toml"], ["--archive", "b"], ["--config", "../a.toml"]]
+    calls += [["--archive", "b", "--unsigned"]]
     for options in calls:
         assert (await fetch(data_directory, *options, environ=private)).code == 0
     absolute = os.fspath(data_directory / "../a.toml")
-    assert sorted(started(private)) == ["--archive b", f"--config {absolute}"]
+    assert sorted(started(private)) == [
+        "--archive b",
+        "--archive b --unsigned",
+        f"--config {absolute}",
+    ]
     config.write_text("corrected")
     assert (await fetch(data_directory, "--config", config, environ=private)).code == 0
-    assert len(started(private)) == 3
+    assert len(started(private)) == 4
     await wait_until_ended(private)
 
 
-async def test_the_agent_is_not_asked_when_a_configuration_is_named(
+async def test_the_agent_is_not_asked_what_its_own_configuration_does_not_answer(
     short_dir: Path, data_directory: Path, private: dict[str, str]
 ) -> None:
     async def serve(_: Request) -> Reply:
@@ -293,6 +298,7 @@ async def test_the_agent_is_not_asked_when_a_configuration_is_named(
     async with serving(server):
         assert (await fetch(data_directory, environ=private)).code == 66
         assert (await fetch(data_directory, "--archive", "b", environ=private)).code == 0
+        assert (await fetch(data_directory, "--unsigned", environ=private)).code == 0
     await wait_until_ended(private)
 
 

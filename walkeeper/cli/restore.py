@@ -201,7 +201,7 @@ def _settings(
         target_dir=wanted.target_dir,
         scratch_dir=Path(tempfile.gettempdir()),
         request=request,
-        fetch_words=(*fetch, "--archive", archive.folder),
+        fetch_words=(*fetch, "--archive", archive.folder, *["--unsigned"] * wanted.unsigned),
         backup=backup,
         tablespace_mapping=tuple(_parse_mapping(text) for text in wanted.tablespace_mapping),
         standby=wanted.standby,

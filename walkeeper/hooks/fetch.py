@@ -122,22 +122,24 @@ def ask_service(
 ) -> str:
     """Asks whoever is responsible and returns the message of an ``ok``.
 
-    ``--socket`` names the only one; ``--config`` or ``--archive`` a private service of their own;
-    otherwise it is the agent, and where no agent listens a private service.
+    ``--socket`` names the only one; ``--config``, ``--archive`` or ``--unsigned`` a private service
+    of their own; otherwise it is the agent, and where no agent listens a private service.
     """
     explicit = options.get("--socket")
-    config, archive = options.get("--config"), options.get("--archive")
-    if explicit is not None and (config is not None or archive is not None):
-        raise Failure("--socket goes with neither --config nor --archive")
+    choice = private_service.Choice(
+        options.get("--config"), options.get("--archive"), options.get("--unsigned") is not None
+    )
+    if explicit is not None and choice.is_made:
+        raise Failure("--socket goes with none of --config, --archive and --unsigned")
     if explicit is not None:
         return ask(explicit, frame, deadline, descriptor)
-    if config is None and archive is None:
+    if not choice.is_made:
         try:
             agent = environment("WALKEEPER_SOCKET") or wire.DEFAULT_SOCKET
             return ask(agent, frame, deadline, descriptor)
         except NobodyListens:
             pass
-    service = private_service.describe(config, archive, fields)
+    service = private_service.describe(choice, fields)
     for _ in range(_ATTEMPTS):
         try:
             return ask(service.socket, frame, deadline, descriptor)

@@ -1,8 +1,8 @@
 """The fetch service that ``wal-fetch`` starts where no agent runs.
 
-One for each configuration, archive and data directory; it prefetches, serves the later calls of
-the same recovery, and ends when it has been idle. Its socket, lock and log lie in a directory that
-only its user can enter.
+One for each configuration, archive and data directory, and apart for those who believe unsigned
+objects; it prefetches, serves the later calls of the same recovery, and ends when it has been idle.
+Its socket, lock and log lie in a directory that only its user can enter.
 """
 
 import posix
@@ -31,6 +31,20 @@ _MAX_DESCRIPTOR = 65_536
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 
 
+class Choice:
+    """Which archive is asked, and whether objects are believed that no known writer signed."""
+
+    def __init__(self, config: str | None, archive: str | None, unsigned: bool) -> None:  # noqa: FBT001 - as the options are
+        self.config = config
+        self.archive = archive
+        self.unsigned = unsigned
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the agent, which goes by its own configuration, cannot answer."""
+        return self.config is not None or self.archive is not None or self.unsigned
+
+
 class Service:
     """Where a private service listens and how it is started."""
 
@@ -40,31 +54,33 @@ class Service:
         self.arguments = arguments
 
 
-def describe(config: str | None, archive: str | None, fields: dict[str, bytes]) -> Service:
-    """The service for one configuration, archive and data directory.
+def describe(choice: Choice, fields: dict[str, bytes]) -> Service:
+    """The service for one choice and data directory.
 
     Its socket's name also depends on the state of the configuration file and on the protocol, so
     that a corrected file and an upgraded hook are served by a new service, not by the old one.
     Raises Failure when no private directory can be had.
     """
-    chosen = config or environment("WALKEEPER_CONFIG") or DEFAULT_CONFIG
+    chosen = choice.config or environment("WALKEEPER_CONFIG") or DEFAULT_CONFIG
     config_path = absolute(encoded(chosen))
     try:
         status = posix.stat(config_path)
         state = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
     except OSError as error:
         state = f"errno {error.errno}"
-    identity = [config_path, state.encode(), encoded(archive or "")]
-    identity += [fields["data_dev"], fields["data_ino"]]
+    identity = [config_path, state.encode(), encoded(choice.archive or "")]
+    identity += [b"%d" % choice.unsigned, fields["data_dev"], fields["data_ino"]]
     key = fingerprint(b"\0".join(identity))
     name = f"fetch-{wire.VERSION}-{key:032x}.sock"
     socket = private_directory(len(name)) + "/" + name
     arguments = ["fetch-service", "--listen", socket, "--idle", str(IDLE_S)]
-    if config is not None:
+    if choice.config is not None:
         path = config_path.decode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
         arguments += ["--config", path]
-    if archive is not None:
-        arguments += ["--archive", archive]
+    if choice.archive is not None:
+        arguments += ["--archive", choice.archive]
+    if choice.unsigned:
+        arguments.append("--unsigned")
     return Service(socket, arguments)
 
 

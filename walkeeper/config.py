@@ -29,7 +29,10 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``[[repository]]``: where the archive is kept. Timeouts are seconds."""
+    """``[[repository]]``: where the archive is kept. Times are seconds.
+
+    ``deadline`` is how long one operation is tried again before its failure is believed.
+    """
 
     url: str
     endpoint_url: str | None = None
@@ -40,6 +43,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, kw_only=True):
     secret_access_key_file: Path | None = None
     connect_timeout: Duration = Duration(5)
     read_timeout: Duration = Duration(30)
+    deadline: Duration = Duration(120)
 
 
 class EncryptionConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,7 +63,7 @@ def _check_repository(repository: RepositoryConfig) -> list[str]:
         problems.append("[[repository]] endpoint_url begins with https:// or http://")
     problems += [
         f"[[repository]] {name} must be longer than nothing"
-        for name in ("connect_timeout", "read_timeout")
+        for name in ("connect_timeout", "read_timeout", "deadline")
         if getattr(repository, name) <= 0
     ]
     return problems

@@ -96,6 +96,7 @@ def test_durations_and_sizes_are_read_with_their_units(tmp_path: Path) -> None:
         ("[cluster]", 'dsn_file = "/nowhere"', "[cluster] dsn_file: cannot read /nowhere"),
         ("[[repository]]", 'connect_timeout = "5"', "is not a duration"),
         ("[[repository]]", 'connect_timeout = "0s"', "must be longer than nothing"),
+        ("[[repository]]", 'deadline = "0s"', "must be longer than nothing"),
         ("[[repository]]", 'endpoint_url = "s3.local"', "endpoint_url begins with https://"),
         ("[[repository]]", 'access_key_id_file = "/a"', "go together"),
         ("[encryption]", 'identity_file = "/a"\nidentity_command = ["pass"]', "has both"),

@@ -101,8 +101,8 @@ async def open_workshop(
     """Load the keys, open the store, and close everything at the end.
 
     One pool does all CPU and file work: its threads bound how much of it happens at once.
-    ``patience_s`` is how long an operation on the store is tried again, where somebody waits for
-    the answer; None leaves it at what suits a service.
+    ``patience_s`` is how long an operation on the store is tried again at most, where somebody
+    waits for the answer; None leaves it at what is configured.
     """
     workers = 4 + 2 * (os.cpu_count() or 1)
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="walkeeper") as pool:
@@ -110,7 +110,7 @@ async def open_workshop(
         keyring = await loop.run_in_executor(pool, load_keyring, config.encryption)
         settings = await loop.run_in_executor(pool, storage_settings, config)
         if patience_s is not None:
-            settings = replace(settings, deadline_s=patience_s)
+            settings = replace(settings, deadline_s=min(patience_s, settings.deadline_s))
         counters = StorageCounters()
         storage = open_storage(settings, pool, counters)
         try:
@@ -133,6 +133,7 @@ def storage_settings(config: Config) -> StorageSettings:
         secret_access_key=secret,
         connect_timeout_s=repository.connect_timeout,
         read_timeout_s=repository.read_timeout,
+        deadline_s=repository.deadline,
         max_concurrent=max(8, 2 * config.archive.uploads),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fix_cli import Installation
-from tests.fix_postgres import Cluster, find_bin_dir
+from tests.fix_postgres import Cluster, find_bin_dir, free_port
 
 
 @dataclass
@@ -50,6 +51,21 @@ class RestoreBed:
         """``pg_verifybackup -n`` accepts the directory as it stands."""
         program = find_bin_dir(self.source.version) / "pg_verifybackup"
         self.source.workspace.run([program, "-n", self.target(name)])
+
+    @contextmanager
+    def running(self, name: str, *options: str | Path) -> Iterator[tuple[Cluster, dict[str, Any]]]:
+        """A cluster that ``restore --start`` has left running, and the report; then stopped."""
+        port = free_port()
+        report = self.restore(name, *options, "--start", "--port", str(port))
+        assert report["recovery"]["problem"] is None, report["recovery"]
+        assert report["recovery"]["running"], report["recovery"]
+        # A server that nobody has told otherwise also listens on loopback.
+        host = Path("127.0.0.1")
+        yield (
+            Cluster(self.source.workspace, self.target(name), host, self.source.version, port),
+            report,
+        )
+        self.stop_started()
 
     def started(self, name: str, *, recovered: bool = True) -> Cluster:
         """A restored cluster, started as anybody starts one."""

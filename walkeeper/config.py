@@ -104,6 +104,7 @@ class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     backup: str | None = None
     verify: str | None = None
+    drill: str | None = None
     timezone: str = "UTC"
     jitter: Duration = Duration(0)
 
@@ -112,6 +113,53 @@ class FetchConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``[fetch]``: how WAL comes back. ``prefetch`` counts segments; 0 turns it off."""
 
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=64)] = 8
+
+
+class RetentionConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[retention]``: what `expire` keeps, in seconds; without ``window`` it deletes nothing.
+
+    ``grace`` lies between marking a backup and deleting it.
+    """
+
+    window: Duration | None = None
+    hourly: Duration = Duration(0)
+    daily: Duration = Duration(0)
+    weekly: Duration = Duration(0)
+    monthly: Duration = Duration(0)
+    minimum_backups: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
+    grace: Duration = Duration(60)
+
+
+class DrillCheckConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry of ``checks``: a query with one value as its result, and what that must be.
+
+    ``expect`` is the value as PostgreSQL writes it; ``min`` and ``max`` bound it as a number.
+    """
+
+    sql: str
+    database: str = "postgres"
+    expect: str | None = None
+    min: float | None = None
+    max: float | None = None
+
+
+class DrillConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``[drill]``: how restores are tried out. Timeouts are seconds.
+
+    ``scratch_dir`` None is a folder of ``[agent] state_dir``; ``memory`` are the shared buffers of
+    the private server, ``preload`` the libraries that it loads.
+    """
+
+    scratch_dir: Path | None = None
+    max_size: Size | None = None
+    target: Literal["latest", "random"] = "latest"
+    checks: tuple[DrillCheckConfig, ...] = ()
+    recovery_timeout: Duration = Duration(86_400)
+    check_timeout: Duration = Duration(3_600)
+    memory: Size = Size(64 * 1024**2)
+    preload: tuple[str, ...] = ()
+    role: str | None = None
+    bin_dir: Path | None = None
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +182,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     fetch: FetchConfig = FetchConfig()
     verify: VerifyConfig = VerifyConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    retention: RetentionConfig = RetentionConfig()
+    drill: DrillConfig = DrillConfig()
     log: LogConfig = LogConfig()
 
     @property

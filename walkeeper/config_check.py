@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from walkeeper.config import Config, RepositoryConfig, ScheduleConfig
+from walkeeper.config import Config, RepositoryConfig, RetentionConfig, ScheduleConfig
 from walkeeper.core.layout import ARCHIVE_NAME
 from walkeeper.core.schedule import Schedule
 
@@ -16,6 +16,8 @@ _MAX_PART: Final = 5 * 1024 * _MIB
 """The largest object that S3 takes in one piece."""
 _MIN_INTERVAL: Final = 0.2
 _MAX_INTERVAL: Final = 600
+_MAX_GRACE: Final = 3600
+_KEEP_ALL: Final = RetentionConfig()
 _ANY_TIME: Final = "0 0 * * *"
 _MAX_JITTER: Final = 86_400
 _MAX_SOCKET_PATH: Final = 107
@@ -37,9 +39,30 @@ def find_contradictions(config: Config) -> list[str]:
         problems.append('[tail] interval is neither "0s" nor between "200ms" and "10min"')
     if not _MIN_PART <= config.backup.part_size <= _MAX_PART:
         problems.append('[backup] part_size is not between "16MiB" and "5GiB"')
+    problems += _check_retention(config.retention)
     problems += _check_schedule(config.schedule)
     if len(bytes(config.agent.socket)) > _MAX_SOCKET_PATH:
         problems.append(f"[agent] socket is over {_MAX_SOCKET_PATH} bytes, too long for a socket")
+    return problems + _check_drill(config)
+
+
+def _check_drill(config: Config) -> list[str]:
+    problems: list[str] = []
+    drill = config.drill
+    for number, check in enumerate(drill.checks, 1):
+        if check.expect is None and check.min is None and check.max is None:
+            problems.append(f"[drill] checks: number {number} has none of expect, min and max")
+        if not check.sql.strip():
+            problems.append(f"[drill] checks: number {number} has no sql")
+    problems += [
+        f"[drill] {name} must be longer than nothing"
+        for name in ("recovery_timeout", "check_timeout")
+        if getattr(drill, name) <= 0
+    ]
+    if drill.memory < _MIB:
+        problems.append('[drill] memory is under "1MiB"')
+    if any("," in name for name in drill.preload):
+        problems.append("[drill] preload: each library is an entry of its own")
     return problems
 
 
@@ -66,6 +89,20 @@ def _check_repository(repository: RepositoryConfig) -> list[str]:
         for name in ("connect_timeout", "read_timeout", "deadline")
         if getattr(repository, name) <= 0
     ]
+    return problems
+
+
+def _check_retention(retention: RetentionConfig) -> list[str]:
+    problems: list[str] = []
+    given = [name for name in RetentionConfig.__struct_fields__ if name != "window"]
+    changed = [name for name in given if getattr(retention, name) != getattr(_KEEP_ALL, name)]
+    if retention.window is None and changed:
+        problems.append(
+            f"[retention] {changed[0]} means nothing without window: say in which time every "
+            'moment must be recoverable, for instance window = "14d"'
+        )
+    if retention.grace > _MAX_GRACE:
+        problems.append('[retention] grace is over "1h"')
     return problems
 
 

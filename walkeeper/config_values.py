@@ -6,8 +6,16 @@ import re
 from typing import Final, Self
 from urllib.parse import unquote
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)")
-_DURATION_S: Final = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86_400}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d|w|y)")
+_DURATION_S: Final = {
+    "ms": 0.001,
+    "s": 1,
+    "min": 60,
+    "h": 3600,
+    "d": 86_400,
+    "w": 7 * 86_400,
+    "y": 366 * 86_400,  # a year is kept whole
+}
 _SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _SIZE: Final = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
 _SIZE_BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -22,7 +30,8 @@ _URI_PARAMETER: Final = re.compile(r"[?&](?:ssl)?password=([^&#]*)")
 
 
 class Duration(float):
-    """Seconds, written as ``"500ms"``, ``"1s"``, ``"15min"``, ``"2h"`` or ``"7d"``."""
+    """Seconds, written as ``"500ms"``, ``"1s"``, ``"15min"``, ``"2h"``, ``"7d"``, ``"8w"``,
+    ``"1y"`` (366 days)."""
 
     __slots__ = ()
 

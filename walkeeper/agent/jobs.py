@@ -10,6 +10,7 @@ from typing import Final
 from walkeeper.agent.backup_handler import BackupHandler
 from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop
+from walkeeper.agent.drill_run import DrillWish, configured_request, run_drill
 from walkeeper.agent.scheduler import Job, JobResult, Scheduler
 from walkeeper.agent.verify_job import run_verify
 from walkeeper.core.schedule import Schedule
@@ -55,9 +56,21 @@ async def _verify(tools: JobTools) -> JobResult:
     return JobResult("done", f"{checked.objects} objects are there, {checked.read} were read")
 
 
+async def _drill(tools: JobTools) -> JobResult:
+    wish = DrillWish(request=configured_request(tools.shop.config))
+    report = await run_drill(tools.shop, tools.archive, wish, lambda _: None)
+    record = report.record
+    if not report.proven:
+        return JobResult(
+            "findings", f"{record.target} of {record.backup} failed at {record.failed_phase}"
+        )
+    return JobResult("done", f"{record.target} of {record.backup}, RTO {record.rto_s:.0f} s")
+
+
 JOBS: Final[dict[str, Callable[[JobTools], Awaitable[JobResult]]]] = {
     "backup": _backup,
     "verify": _verify,
+    "drill": _drill,
 }
 """By their names in [schedule]."""
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from walkeeper.agent.compose import open_workshop
 from walkeeper.agent.keyring import load_keyring
-from walkeeper.cli.init import find_program
+from walkeeper.agent.program import find_program
 from walkeeper.cli.main import PATIENCE_S, Options
 from walkeeper.cli.status import ask_agent
 from walkeeper.config import Config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -47,6 +46,7 @@ def command(options: Options, *, apply: bool, replace: bool, as_json: bool) -> N
 
 async def _init(options: Options, *, apply: bool, replace: bool) -> tuple[str, SetupResult]:
     from walkeeper.agent.compose import open_workshop
+    from walkeeper.agent.program import find_program
     from walkeeper.codec.writer import SigningKey
     from walkeeper.postgres.server import Server
     from walkeeper.services.setup import Setup, SetupOptions
@@ -71,29 +71,3 @@ async def _init(options: Options, *, apply: bool, replace: bool) -> tuple[str, S
         )
         async with await Server.connect(dsn.reveal(), deadline_s=30.0) as server:
             return shop.storage.url, await setup.run(server)
-
-
-def find_program() -> Path:
-    """The ``walkeeper`` that archive_command should call: the one beside this Python.
-
-    Raises ConfigError when there is none, as when the package is run without being installed.
-    """
-    import shutil
-    import sysconfig
-
-    from walkeeper.errors import ConfigError
-
-    candidates = [
-        Path(sys.executable).with_name("walkeeper"),
-        Path(sysconfig.get_path("scripts")) / "walkeeper",
-    ]
-    found = shutil.which("walkeeper")
-    if found is not None:
-        candidates.append(Path(found))
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate.absolute()
-    raise ConfigError(
-        f"the program walkeeper was not found, not even as {candidates[0]}",
-        hint="install the package: PostgreSQL calls the program for each WAL file",
-    )

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from walkeeper.core.target import RecoveryRequest
     from walkeeper.repository.archive import Archive
     from walkeeper.services.restore import RestoreProgress, RestoreSettings
-
-_USER_OF_KEYWORDS: Final = re.compile(r"(?:^|\s)user\s*=\s*'?([^'\s]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +180,8 @@ def _settings(
     config: Config,
     archive: Archive,
 ) -> RestoreSettings:
-    from walkeeper.cli.init import find_program
+    from walkeeper.agent.drill_run import role_of
+    from walkeeper.agent.program import find_program
     from walkeeper.config_load import find_config_path
     from walkeeper.core.backup_id import BackupId
     from walkeeper.core.target import parse_time
@@ -196,7 +195,7 @@ def _settings(
         raise UsageError(str(error), hint="walkeeper backups lists them") from error
     config_path = find_config_path(options.config_path, os.environ).absolute()
     fetch = (str(find_program()), "wal-fetch", "--config", str(config_path))
-    start = StartSettings(wanted.bin_dir, wanted.port, _role(config))
+    start = StartSettings(wanted.bin_dir, wanted.port, role_of(config))
     return RestoreSettings(
         target_dir=wanted.target_dir,
         scratch_dir=Path(tempfile.gettempdir()),
@@ -217,20 +216,6 @@ def _parse_mapping(text: str) -> tuple[str, str]:
     if len(parts) != 2 or not all(parts):
         raise click.UsageError(f"--tablespace-mapping wants OLD=NEW, not {text!r}")
     return parts[0], parts[1]
-
-
-def _role(config: Config) -> str:
-    """The role that the dsn names, else postgres: it asks the restored server how far it is."""
-    from urllib.parse import unquote, urlsplit
-
-    dsn = config.cluster.dsn
-    if dsn is None:
-        return "postgres"
-    text = dsn.reveal()
-    if "://" in text:
-        return unquote(urlsplit(text).username or "") or "postgres"
-    match = _USER_OF_KEYWORDS.search(text)
-    return "postgres" if match is None else match[1]
 
 
 def _say_unfinished(target_dir: Path) -> None:

@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "backup": ("backup", "Take a base backup now."),
     "backups": ("backups", "List the base backups."),
     "check": ("check", "Check everything end to end."),
+    "drill": ("drill", "Prove that a point can be restored, by restoring it."),
     "fetch-service": ("fetch_service", "Serve wal-fetch on a host without an agent."),
     "init": ("init", "Create the archive and show the PostgreSQL settings it needs."),
     "keygen": ("keygen", "Make the keys of a cluster."),

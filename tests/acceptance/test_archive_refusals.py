@@ -205,9 +205,16 @@ def test_a_clone_that_diverged_is_told_both_contents_and_overwrites_nothing(
     assert copy.value("SELECT pg_walfile_name(pg_current_wal_lsn())") == file
     copy.sql("SELECT pg_logical_emit_message(true, 'test', 'another history')")
     copy.sql("SELECT pg_switch_wal()")
-    copy.wait_for_log("exists with other content: stored ")
-    line = next(line for line in copy.log.splitlines() if "exists with other content" in line)
-    codes = line.partition("other content: stored ")[2].partition(";")[0].split(", offered ")
+    # Whoever was first, the hook or what goes ahead of it, is told both contents; from then on
+    # the clone is refused as a whole.
+    both = "exists with other content: stored "
+    wait_until(lambda: both in other.agent_log, f"the refusal in {other.agent_log}")
+    wait_until(
+        lambda: both in copy.log or "this server's WAL differs from the archive's" in copy.log,
+        f"the refusal in {copy.log}",
+    )
+    line = next(line for line in other.agent_log.splitlines() if both in line)
+    codes = line.partition(both)[2].partition(";")[0].split(", offered ")
     assert [len(code) for code in codes] == [16, 16]
     assert codes[0] != codes[1]
     assert "nothing was overwritten" in line

@@ -327,6 +327,24 @@ async def test_what_comes_while_it_is_listed_is_not_missing(small: SmallArchive)
     assert set(await faulty.small.findings()) == {wal(2, 9)}
 
 
+async def test_a_backup_deleted_meanwhile_takes_its_wal_with_it_and_is_no_finding(
+    small: SmallArchive,
+) -> None:
+    late = f"backups/{small.late}/"
+    gone = {name for name in small.names() if name.startswith(late)} | {wal(2, 8)}
+
+    def expire() -> None:
+        for name in gone:
+            small.remove(name)
+
+    faulty = Faulty(small, None, "")
+    faulty.before_wal = expire
+    report = (await faulty.small.verify()).report
+    assert [one.object for one in report.findings] == [wal(2, 8)], "the early one needs it too"
+    assert report.findings[0].backups == ()
+    assert any(str(small.late) in note for note in report.notes)
+
+
 async def test_foreign_names_are_notes(small: SmallArchive) -> None:
     for name in ("README", "stuff/one", "wal/one", "backups/mine/x", "tail/x"):
         small.replace(name, b"x")
@@ -357,6 +375,7 @@ class Faulty:
     def __init__(self, small: SmallArchive, error: Exception | None, name: str) -> None:
         self._storage, self._error, self._name = small.storage, error, name
         self.hidden = "nothing"
+        self.before_wal = lambda: None
         keys = archive_keys(small.archive.record, small.keys)
         folder = small.archive.folder
         archive = Archive(self, folder, small.archive.record, keys, small.pool)  # type: ignore[arg-type]
@@ -373,6 +392,8 @@ class Faulty:
         return self._storage.read(name, offset=offset, length=length)
 
     async def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        if prefix.endswith("/wal/"):
+            self.before_wal()
         async for info in self._storage.list_objects(prefix, after=after):
             if not info.name.endswith(self.hidden):
                 yield info

@@ -28,6 +28,9 @@ from walkeeper.services.fetcher import Fetcher
 
 _MAX_TEXT: Final = 500
 """Characters of a message of somebody else; the whole answer must fit into one reply."""
+_MAX_DOCUMENT: Final = 5 * 1024
+"""What a reply holds, see `Reply`."""
+_SHORTER: Final = (250, 120, 60)
 
 
 class StatusHandler:
@@ -67,7 +70,7 @@ class StatusHandler:
             tail=self._tail(),
             schedule=self._scheduler.statuses(),
         )
-        return Reply.ok(msgspec.json.encode(status).decode())
+        return Reply.ok(encode_status(status))
 
     def _source(self) -> SourceStatus:
         guard = self._cluster.guard
@@ -147,6 +150,28 @@ class StatusHandler:
             bytes_written=counted.bytes_written,
             bytes_read=counted.bytes_read,
         )
+
+
+def encode_status(status: AgentStatus) -> str:
+    """The document; where it would not fit into a reply its longest texts are cut."""
+    document = msgspec.json.encode(status)
+    for limit in _SHORTER:
+        if len(document) <= _MAX_DOCUMENT:
+            break
+        document = msgspec.json.encode(_shortened(msgspec.to_builtins(status), limit))
+    return document.decode()
+
+
+def _shortened(value: object, limit: int) -> object:
+    match value:
+        case dict():
+            return {key: _shortened(inner, limit) for key, inner in value.items()}
+        case list() | tuple():
+            return [_shortened(inner, limit) for inner in value]
+        case str() if len(value) > limit:
+            return value[: limit - 3] + "..."
+        case _:
+            return value
 
 
 def _short(text: str | None) -> str | None:

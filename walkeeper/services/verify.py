@@ -38,7 +38,8 @@ class VerifySettings:
     """What is read: with ``quick`` headers only, else that ``share`` (above 0, up to 1) of all.
 
     With ``only`` that backup is looked at and the WAL from its start on, and what was read is not
-    remembered: it is no share of all. ``parallel`` objects are looked at at once; each that is read takes a few MiB.
+    remembered: it is no share of all. ``parallel`` objects are looked at at once; each that is
+    read takes a few MiB.
     """
 
     share: float = 1.0
@@ -89,7 +90,9 @@ class Verifier:
         await self._names()
         found, wal = await self._walk()
         continuity = self._judge(found, wal)
-        if await self._came_since(continuity, wal):
+        if continuity.missing() and (
+            await self._came_since(continuity, wal) | await self._went_since(found)
+        ):
             continuity = self._judge(found, wal)
         findings = sorted(continuity.findings(), key=lambda one: (one.object, one.what))
         sample = self._objects.sample
@@ -161,6 +164,22 @@ class Verifier:
                     await walk.check_segment(info, segment)
                     came = True
         return came
+
+    async def _went_since(self, found: FoundBackups) -> bool:
+        """Whether backups were deleted meanwhile, and with them WAL that only they needed."""
+        kept = []
+        for facts in found.facts:
+            name = layout.backup_manifest(facts.backup)
+            try:
+                await self._archive.storage.head(self._archive.path(name))
+            except ObjectNotFound:
+                if not any(one.object == name for one in self._book.problems):
+                    self._book.note(f"backup {facts.id} was deleted since it was listed")
+                    continue
+            kept.append(facts)
+        went = len(kept) < len(found.facts)
+        found.facts[:] = kept
+        return went
 
     async def _find(self, segment: WalSegment) -> ObjectInfo | None:
         name = wal_object(segment)

@@ -130,6 +130,10 @@ class BackupWalk:
             what = (listed.problem or "").removeprefix(summary_name).lstrip(": ")
             self._book.report(Problem(summary_name, "damaged", what, backup))
         await self._claim(backup, stored.pop(layout.backup_start(backup), None))
+        manifest_info = stored.pop(layout.backup_manifest(backup), None)
+        if manifest_info is None:  # a deletion begins with it
+            self._book.note(f"backup {backup} was deleted since it was listed")
+            return
         if facts is None:
             return
         self.found.facts.append(facts)
@@ -137,7 +141,7 @@ class BackupWalk:
             self._book.note(
                 f"backup {backup}: {facts.checksum_findings} pages were damaged when it was taken"
             )
-        manifest = await self._manifest(backup, stored.pop(layout.backup_manifest(backup), None))
+        manifest = await self._manifest(backup, manifest_info)
         if manifest is None:
             await self._without_manifest(crew, facts, stored)
         else:
@@ -169,13 +173,10 @@ class BackupWalk:
         except ObjectNotFound:
             self._book.note(f"{name} was deleted since it was listed")
 
-    async def _manifest(self, backup: BackupId, info: ObjectInfo | None) -> Manifest | None:
+    async def _manifest(self, backup: BackupId, info: ObjectInfo) -> Manifest | None:
         """The manifest where it can be read; it is always compared with the summary."""
         name = layout.backup_manifest(backup)
         self._book.checked.objects += 1
-        if info is None:
-            self._book.note(f"{name} was deleted since it was listed")
-            return None
         try:
             summary = await self._store.read_summary(backup)
             await self._compare(name, info, summary)

@@ -139,8 +139,8 @@ class DrillCheckConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     sql: str
     database: str = "postgres"
     expect: str | None = None
-    min: float | None = None
-    max: float | None = None
+    min: int | float | None = None
+    max: int | float | None = None
 
 
 class DrillConfig(msgspec.Struct, frozen=True, kw_only=True):

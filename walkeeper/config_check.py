@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from walkeeper.config import Config, RepositoryConfig, RetentionConfig, ScheduleConfig
@@ -52,6 +53,8 @@ def _check_drill(config: Config) -> list[str]:
     for number, check in enumerate(drill.checks, 1):
         if check.expect is None and check.min is None and check.max is None:
             problems.append(f"[drill] checks: number {number} has none of expect, min and max")
+        if any(bound is not None and math.isnan(bound) for bound in (check.min, check.max)):
+            problems.append(f"[drill] checks: number {number} has a bound that is no number")
         if not check.sql.strip():
             problems.append(f"[drill] checks: number {number} has no sql")
     problems += [

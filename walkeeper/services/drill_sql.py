@@ -73,10 +73,12 @@ class SqlCheck:
         try:
             number = Decimal(value or "")
         except InvalidOperation:
+            number = Decimal("NaN")
+        if number.is_nan():
             return f"it returned {_shown(value)}, which is no number"
-        if self.least is not None and not number >= Decimal(repr(self.least)):
+        if self.least is not None and number < Decimal(repr(self.least)):
             return f"it returned {value}, less than {self.least:g}"
-        if self.most is not None and not number <= Decimal(repr(self.most)):
+        if self.most is not None and number > Decimal(repr(self.most)):
             return f"it returned {value}, more than {self.most:g}"
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from walkeeper.cli.render import Page, counted, moment_text, size_text, span_text
+from walkeeper.services.drill import RESTORING
 from walkeeper.services.drill_report import CheckResult, DrillReport
 
 _MARKS = {"ok": "ok", "failed": "failed", "unfinished": "warning", "skipped": "skipped"}
@@ -18,7 +19,8 @@ def show(page: Page, report: DrillReport) -> None:
     page.fact("planned", f"timeline {record.planned_timeline}, WAL to {record.planned_end_lsn}")
     if record.reached_lsn is not None and record.point_at is not None:
         page.fact("reached", f"{record.reached_lsn}, {moment_text(record.point_at)}")
-        page.fact("RTO", f"{span_text(record.rto_s)}: {_phases(report)}")
+        page.fact("RTO", f"{span_text(record.rto_s)}: {_phases(report, restoring=True)}")
+        page.fact("checks", _phases(report, restoring=False))
     for check in report.checks:
         _show_check(page, check)
     for table in report.tables:
@@ -45,6 +47,7 @@ def _show_check(page: Page, check: CheckResult) -> None:
         page.item("", f"{check.database}: {check.sql}")
 
 
-def _phases(report: DrillReport) -> str:
+def _phases(report: DrillReport, *, restoring: bool) -> str:
     seconds = report.record.seconds
-    return ", ".join(f"{name} {span_text(seconds[name])}" for name in seconds)
+    names = [name for name in seconds if (name in RESTORING) == restoring]
+    return ", ".join(f"{name} {span_text(seconds[name])}" for name in names)

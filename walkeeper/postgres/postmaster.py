@@ -12,16 +12,21 @@ from walkeeper.errors import PostgresError
 # Lines of the file, counted from 0 (src/include/utils/pidfile.h, LOCK_FILE_LINE_*).
 _PID: Final = 0
 _START_TIME: Final = 2
+_SOCKET_DIR: Final = 4
 _STATUS: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
 class PostmasterFile:
-    """The running server; ``status`` is "starting", "stopping", "ready", "standby" or ""."""
+    """The running server; ``status`` is "starting", "stopping", "ready", "standby" or "".
+
+    ``socket_dir`` is that of its first Unix socket, "" while it has none.
+    """
 
     pid: int
     started_at: datetime
     status: str
+    socket_dir: str = ""
 
 
 def find_postmaster(data_dir: Path) -> PostmasterFile | None:
@@ -42,4 +47,5 @@ def find_postmaster(data_dir: Path) -> PostmasterFile | None:
     except (ValueError, IndexError):
         return None  # the server is about to write it
     status = lines[_STATUS].strip() if len(lines) > _STATUS else ""
-    return PostmasterFile(pid, started_at, status)
+    socket_dir = lines[_SOCKET_DIR].strip() if len(lines) > _SOCKET_DIR else ""
+    return PostmasterFile(pid, started_at, status, socket_dir)

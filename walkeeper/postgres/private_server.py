@@ -32,6 +32,7 @@ _PRIVATE: Final = {
 }
 # Sockets are limited to 107 bytes (struct sockaddr_un), so TMPDIR is not asked.
 RUN_DIR_PARENT: Final = Path("/tmp")
+_RUN_DIR_PREFIX: Final = "walkeeper-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def process_options(owner: ProcessOwner | None) -> ProcessOptions:
 
 def make_run_dir(owner: ProcessOwner | None, parent: Path = RUN_DIR_PARENT) -> Path:
     """A new directory, closed to all but ``owner``, for the socket and the log. Blocks."""
-    path = Path(tempfile.mkdtemp(prefix="walkeeper-", dir=parent))
+    path = Path(tempfile.mkdtemp(prefix=_RUN_DIR_PREFIX, dir=parent))
     try:
         hba_file = path / "pg_hba.conf"
         hba_file.write_text("local all all trust\n")
@@ -75,6 +76,11 @@ def make_run_dir(owner: ProcessOwner | None, parent: Path = RUN_DIR_PARENT) -> P
         shutil.rmtree(path)
         raise
     return path
+
+
+def is_run_dir(path: Path) -> bool:
+    """Whether a directory bears the name of one that `make_run_dir` makes by default."""
+    return path.parent == RUN_DIR_PARENT and path.name.startswith(_RUN_DIR_PREFIX)
 
 
 def private_settings(

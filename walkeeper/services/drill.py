@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 _DRAWS: Final = 4
 """Near the end of the WAL there may be no record to stop at: then another position is drawn."""
-_RESTORING: Final = ("plan", "try", "fetch", "configure", "recover")
+RESTORING: Final = ("plan", "try", "fetch", "configure", "recover")
 """The phases of a real restore."""
 
 
@@ -216,7 +216,7 @@ class Drill:
         reached_at = None if end is None else end.last_commit_at
         point_at = target.at if isinstance(target, AtTime) else reached_at or plan.reaches_at
         outcomes = [check.outcome for check in course.checks]
-        rto_s = sum(course.seconds.get(phase, 0.0) for phase in _RESTORING)
+        rto_s = sum(course.seconds.get(phase, 0.0) for phase in RESTORING)
         record = DrillRecord(
             name=drill_record(drill),
             archive=self.store.archive_id,

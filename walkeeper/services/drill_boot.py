@@ -111,7 +111,8 @@ class Boot:
             course.seconds["recover"] = round(self.clock() - begun, 3)
             await self._compare(end, course)
             await self._ask(instance, programs, course)
-            course.server_log = await instance.log_tail() if course.findings else ""
+            if any(one.outcome == "failed" and one.sql is None for one in course.checks):
+                course.server_log = await instance.log_tail()
             await self._timed("stop", instance.stop(), course)
         self.progress(PhaseProgress("check the data checksums"))
         enabled = self.planned.plan.backup.data_checksums

@@ -23,6 +23,7 @@ from typing import Final
 from walkeeper.core.layout_holds import DrillName
 from walkeeper.errors import ConfigError, Locked, PostgresError, RecoveryError
 from walkeeper.postgres.postmaster import find_postmaster
+from walkeeper.postgres.private_server import is_run_dir
 from walkeeper.services.restore_target import FileOwner, find_file_owner
 
 _LOCK_FILE: Final = "drill.lock"
@@ -166,7 +167,7 @@ def _stop_server(data_dir: Path) -> None:
     """Stop the server whose working directory this is; no other process is touched."""
     with contextlib.suppress(PostgresError):  # no file to read: no server of ours
         running = find_postmaster(data_dir)
-        if running is None:
+        if running is None or not _runs_in(running.pid, data_dir):
             return
         for demand in (signal.SIGQUIT, signal.SIGKILL):
             deadline = time.monotonic() + _STOP_S
@@ -174,6 +175,9 @@ def _stop_server(data_dir: Path) -> None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(running.pid, demand)
                 time.sleep(_POLL_S)
+        run_dir = Path(running.socket_dir)
+        if is_run_dir(run_dir):  # it lies elsewhere where paths of sockets would become too long
+            shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _runs_in(pid: int, data_dir: Path) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.fix_cli import Installation
-from tests.fix_postgres import wait_until
+from tests.fix_archiving import NO_TAIL, set_archive_command, wait_archived, write_segments
+from tests.fix_cli import Installation, MakeInstallation
+from tests.fix_postgres import Cluster, wait_until
+
+MakeStandby = Callable[..., Cluster]
 
 
 @pytest.fixture
@@ -115,3 +119,39 @@ def test_the_agent_does_what_is_scheduled_and_status_shows_it(installation: Inst
     installation.stop_agent()
     (state,) = installation.root.glob("state/schedule/*/backup.json")
     assert b'"outcome"' in state.read_bytes()
+
+
+def test_wal_is_followed_over_a_promotion(
+    archiving: Installation, make_standby: MakeStandby, make_installation: MakeInstallation
+) -> None:
+    primary = archiving.cluster
+    standby = make_standby(primary)
+    other = make_installation(
+        cluster=standby, url=archiving.repository.as_uri(), keys=archiving, more=NO_TAIL
+    )
+    archiving.run("backup")
+    write_segments(primary, 2)
+    wait_archived(archiving)
+    archiving.stop_agent()
+    primary.stop("immediate")
+    set_archive_command(standby, f"{other.program} wal-push --socket {other.socket} %p")
+    standby.promote()
+    other.start_agent()
+    write_segments(standby, 3)
+    wait_archived(other)
+    report = other.json("verify")
+    assert report["findings"] == []
+
+    archive = archiving.archive_dir
+    (history,) = archive.glob("wal/00000002.history.zst.age")
+    segments = sorted(archive.glob("wal/00000002/*/*.zst.age"))
+    first = next(path for path in segments if path.name.count(".") == 2)
+    whole = history.read_bytes()
+    history.unlink()
+    first.unlink()
+    found = {one["object"]: one for one in other.json("verify", code=3)["findings"]}
+    assert f"wal/{history.name}" in found
+    history.write_bytes(whole)
+    (found_one,) = other.json("verify", code=3)["findings"]
+    assert found_one["object"] == str(first.relative_to(archive))
+    assert found_one["kind"] == "missing"

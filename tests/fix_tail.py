@@ -23,7 +23,7 @@ from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.core.walpage import PAGE_SIZE
 from walkeeper.errors import StorageDenied, StorageUnavailable
 from walkeeper.repository.archive import Archive
-from walkeeper.services.lineage import Position, check_lineage
+from walkeeper.services.lineage import Lineage, Position, check_lineage
 from walkeeper.services.tail import TailShipper
 from walkeeper.services.tail_chain import TailChain
 from walkeeper.storage.base import Buffer, ObjectInfo
@@ -73,6 +73,11 @@ class FaultyStorage(MemoryStorage):
     async def head(self, name: str) -> ObjectInfo:
         self._ask("HEAD", name)
         return await super().head(name)
+
+    async def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        self._ask("LIST", prefix)
+        async for info in super().list_objects(prefix, after=after):
+            yield info
 
     async def delete(self, name: str) -> None:
         self._ask("DELETE", name)
@@ -160,7 +165,7 @@ class Host:
             archive, self.pg_wal, pool, rpo=self.rpo, spool=open_spool, leave=self.left.append
         )
 
-    async def check(self, archive: Archive, pool: ThreadPoolExecutor) -> TailChain:
+    async def check(self, archive: Archive, pool: ThreadPoolExecutor) -> Lineage:
         """What the guard does before anything is written."""
 
         async def where() -> Position:

@@ -156,3 +156,28 @@ async def test_nothing_is_sent_that_is_not_allowed(
         assert await archiver.find_unsettled(CURRENT) == WalSegment(1, 0, 4)
         await asyncio.sleep(0.02)
     assert uploads.stored == []
+
+
+async def test_expected_segments_are_sent_although_they_are_marked_done(
+    pg_wal: Path, uploads: Uploads, pool: ThreadPoolExecutor
+) -> None:
+    older, gone = WalSegment(1, 0, 2), WalSegment(1, 0, 3)
+    mark(pg_wal, older, "done")
+    async with running(pg_wal, uploads, pool) as archiver:
+        archiver.expect([older, gone])
+        assert await archiver.find_unsettled(CURRENT) == older
+        uploads.down = False
+        await settled(archiver)
+    assert uploads.stored == [str(older)]
+
+
+async def test_an_expected_segment_that_postgresql_has_removed_is_not_waited_for(
+    pg_wal: Path, uploads: Uploads, pool: ThreadPoolExecutor
+) -> None:
+    older = WalSegment(1, 0, 2)
+    mark(pg_wal, older, "done")
+    async with running(pg_wal, uploads, pool) as archiver:
+        archiver.expect([older])
+        assert await archiver.find_unsettled(CURRENT) == older
+        (pg_wal / str(older)).unlink()
+        await settled(archiver)

@@ -24,7 +24,7 @@ MIB = 1 << 20
 async def ship(host: Host, archive: Archive, pool: ThreadPoolExecutor) -> None:
     """What an agent does that was just started."""
     shipper = host.shipper(archive, pool)
-    await shipper.resume(await host.check(archive, pool))
+    await shipper.resume((await host.check(archive, pool)).tail)
     await shipper.ship(host.position)
 
 
@@ -32,14 +32,14 @@ async def refused(host: Host, archive: Archive, pool: ThreadPoolExecutor, why: s
     with pytest.raises(ForeignCluster, match=why) as caught:
         await host.check(archive, pool)
     assert "[cluster] archive" in str(caught.value.hint)
-    assert "promote" in str(caught.value.hint)
+    assert ("walkeeper restore" in str(caught.value.hint)) == ("ahead" in str(caught.value))
 
 
 async def test_a_new_archive_begins_with_nothing(
     host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
 ) -> None:
     host.write(1000)
-    chain = await host.check(tail_archive, pool)
+    chain = (await host.check(tail_archive, pool)).tail
     assert (chain.segment, chain.end) == (host.segment, 0)
 
 
@@ -50,7 +50,7 @@ async def test_the_server_goes_on_behind_its_own_tail(
     await ship(host, tail_archive, pool)
     stored = host.flushed_content()
     host.write(1000)
-    chain = await host.check(tail_archive, pool)
+    chain = (await host.check(tail_archive, pool)).tail
     assert chain.end == 70_000
     assert await join(tail_archive, chain) == stored
 
@@ -124,7 +124,7 @@ async def test_what_postgresql_has_removed_since_need_not_be_compared(
     host.write(2 * MIB)
     await host.archive_segment(tail_archive, segment)
     (host.pg_wal / str(segment)).unlink()
-    chain = await host.check(tail_archive, pool)
+    chain = (await host.check(tail_archive, pool)).tail
     assert (chain.segment, chain.end) == (host.segment, 0)
 
 
@@ -141,7 +141,7 @@ async def test_a_segment_that_was_archived_before_its_end_counts_as_flushed_is_n
     async def where() -> Position:
         return said
 
-    chain = await check_lineage(tail_archive, where, host.pg_wal, pool)
+    chain = (await check_lineage(tail_archive, where, host.pg_wal, pool)).tail
     assert chain.segment == segment
 
 
@@ -162,7 +162,7 @@ async def test_a_tail_that_grows_while_it_is_looked_at_is_not_ahead(
             await shipper.ship(host.position)
         return position
 
-    chain = await check_lineage(tail_archive, where, host.pg_wal, pool)
+    chain = (await check_lineage(tail_archive, where, host.pg_wal, pool)).tail
     assert chain.end == host.flushed % MIB
     assert asked > 1
 
@@ -178,7 +178,7 @@ async def test_other_timelines_do_not_matter(
     path.rename(promoted.pg_wal / str(promoted.segment.on(2)))
     promoted.timeline = 2
     promoted.write(1000)
-    chain = await promoted.check(tail_archive, pool)
+    chain = (await promoted.check(tail_archive, pool)).tail
     assert (chain.segment, chain.end) == (promoted.segment, 0)
     await ship(promoted, tail_archive, pool)
     await ship(host, tail_archive, pool)
@@ -190,7 +190,7 @@ async def test_a_damaged_link_does_not_stop_the_archiving(
     host.write(1000)
     await ship(host, tail_archive, pool)
     faulty.cut(faulty.names()[0])
-    chain = await host.check(tail_archive, pool)
+    chain = (await host.check(tail_archive, pool)).tail
     assert chain.damaged is not None
     assert chain.end == 0
 

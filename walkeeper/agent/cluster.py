@@ -19,9 +19,8 @@ from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory
 from walkeeper.repository.archive import Archive
 from walkeeper.services.archiver import Archiver
 from walkeeper.services.budget import ByteBudget
-from walkeeper.services.lineage import Position, check_lineage
+from walkeeper.services.lineage import Lineage, Position, check_lineage
 from walkeeper.services.source_guard import SourceGuard, Verified
-from walkeeper.services.tail_chain import TailChain
 from walkeeper.services.wal_upload import WalSource, WalUploader
 
 _MEASURE_S: Final = 1.0
@@ -107,7 +106,7 @@ class ClusterService:
         if self.archiver is not None:
             self.archiver.drain()
 
-    async def _lineage(self, where: Callable[[], Awaitable[Position]], pg_wal: Path) -> TailChain:
+    async def _lineage(self, where: Callable[[], Awaitable[Position]], pg_wal: Path) -> Lineage:
         return await check_lineage(self._archive, where, pg_wal, self._shop.pool)
 
     def _uploader(self, verified: Verified, wal_dir: WalDirectory) -> WalUploader:

@@ -72,8 +72,9 @@ class TailLoop:
         self._interval_s = interval_s
         self._timeline: int | None = None
         self._settled: WalSegment | None = None
+        self._expected: Checked | None = None
         self._resumed: Checked | None = None
-        self.state = TailState("off", "the server has not been asked yet")
+        self.state = TailState("waiting", "the server has not been asked yet")
 
     @property
     def interval_s(self) -> float:
@@ -120,6 +121,7 @@ class TailLoop:
                 return None
             position = Position(*found)
             self._enter(position.timeline)
+            self._expect(self._guard.checked)
             self._rpo.flush(position.flushed, time.monotonic())
             await self._settle(position)
         except PostgresError as error:
@@ -132,6 +134,12 @@ class TailLoop:
         if timeline != self._timeline:
             self._rpo.restart(Lsn(0))
             self._timeline = timeline
+            self._settled = None
+
+    def _expect(self, checked: Checked | None) -> None:
+        if checked is not None and checked is not self._expected:
+            self._archiver.expect(checked.lineage.missing)
+            self._expected = checked
             self._settled = None
 
     async def _settle(self, position: Position) -> None:
@@ -167,7 +175,7 @@ class TailLoop:
         ):
             guard.ask_now()
             self._say("waiting", f"timeline {position.timeline} is being recognised")
-        elif position.segment(self._size) == self._settled:
+        elif checked is self._expected and position.segment(self._size) == self._settled:
             return checked
         return None
 
@@ -180,7 +188,7 @@ class TailLoop:
     async def _ship(self, checked: Checked, position: Position) -> None:
         try:
             if self._resumed is not checked:
-                await self._shipper.resume(checked.chain)
+                await self._shipper.resume(checked.lineage.tail)
                 self._resumed = checked
             await self._shipper.ship(position)
         except ForeignCluster as error:

@@ -9,7 +9,7 @@ several at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -80,7 +80,7 @@ class Archiver:
         self._failed_at: dict[str, float] = {}
         self._ready: tuple[WalFile, ...] = ()
         self._strange: tuple[str, ...] = ()
-        self._unmarked = ""
+        self._expected: frozenset[WalFile] = frozenset()
         self._wake = asyncio.Event()
         self._draining = False
         self._group: asyncio.TaskGroup | None = None
@@ -122,6 +122,11 @@ class Archiver:
         """What was ready at the last look and is not yet durable, in the archiver's order."""
         return [wal for wal in self._ready if str(wal) not in self._durable]
 
+    def expect(self, segments: Iterable[WalSegment]) -> None:
+        """Take segments for ready that PostgreSQL has not marked so, as long as they are there."""
+        self._expected |= frozenset(segments)
+        self._wake.set()
+
     async def find_unsettled(self, segment: WalSegment) -> WalFile | None:
         """The oldest file that must be durable before anything of a segment is, by a look now.
 
@@ -135,33 +140,25 @@ class Archiver:
             if str(history) not in self._durable:
                 self._wake.set()
                 return history
+        await self._expect_unmarked(segment, {*scan.ready, *scan.done})
         earlier = [
             wal
-            for wal in scan.ready
+            for wal in {*scan.ready, *self._expected}
             if isinstance(wal, WalSegment)
             and (wal.log, wal.seg) < (segment.log, segment.seg)
             and str(wal) not in self._durable
         ]
         if earlier:
             self._wake.set()
-            return min(earlier, key=lambda wal: (wal.log, wal.seg))
-        return await self._find_unmarked(segment, {*scan.ready, *scan.done})
+        return min(earlier, key=lambda wal: (wal.log, wal.seg), default=None)
 
-    async def _find_unmarked(self, segment: WalSegment, marked: set[WalFile]) -> WalSegment | None:
+    async def _expect_unmarked(self, segment: WalSegment, marked: set[WalFile]) -> None:
         try:
             previous = segment.previous(self._size)
         except ValueError:
-            return None
-        identity = await self._wal_dir.find_identity(previous)
-        name = str(previous)
-        if previous in marked or identity is None or self._durable.get(name) == identity:
-            return None
-        self._unmarked = name
-        allowed = await self._allowed()
-        idle = name not in self._jobs and not self._resting(name)
-        if idle and allowed and not self._draining:
-            self._start(previous, identity)
-        return previous
+            return
+        if previous not in marked and await self._wal_dir.find_identity(previous) is not None:
+            self.expect([previous])
 
     def _start(self, wal: WalFile, identity: FileIdentity) -> _Job:
         if self._group is None or self._draining:
@@ -199,9 +196,10 @@ class Archiver:
             self._strange = scan.strange
             log.warning("archive_status_strange", names=list(scan.strange[:10]))
         self._ready = scan.ready
+        self._expected -= await self._find_gone(self._expected)
         # A history file that a standby received by streaming is .done and was never archived.
-        files = list(dict.fromkeys((*scan.history, *scan.ready)))
-        self._forget({self._unmarked, *map(str, files)})
+        files = list(dict.fromkeys((*scan.history, *sorted(self._expected, key=str), *scan.ready)))
+        self._forget({str(wal) for wal in files})
         histories_wait = False
         for wal in files:
             is_history = isinstance(wal, TimelineHistoryFile)
@@ -209,6 +207,9 @@ class Archiver:
                 break
             settled = await self._settled(wal)
             histories_wait |= is_history and not settled
+
+    async def _find_gone(self, files: frozenset[WalFile]) -> set[WalFile]:
+        return {wal for wal in files if await self._wal_dir.find_identity(wal) is None}
 
     async def _settled(self, wal: WalFile) -> bool:
         """Whether a ready file is durable; starts it where it is not."""

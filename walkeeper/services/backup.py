@@ -59,6 +59,7 @@ from walkeeper.services.backup_copy import BackupCopy, page_rules
 from walkeeper.services.backup_last import StoppedBackup, collect_last_files, find_outside_files
 from walkeeper.services.backup_part import DamagedFile
 from walkeeper.services.backup_source import BackupProgress, EntrySource, FileSpool
+from walkeeper.services.lineage import check_server
 from walkeeper.services.source_guard import require_attached, require_source
 from walkeeper.services.wal_wait import wait_for_wal
 from walkeeper.storage.base import ObjectInfo
@@ -173,6 +174,7 @@ class BackupService:
             data_dir = self._settings.data_dir or facts.data_directory
             await server.check_same_server(data_dir, self._pool)
             await self._in_thread(lambda: require_attached(data_dir))
+            await check_server(self._store.archive, server, data_dir, self._pool)
             return facts, data_dir, await _estimate(server)
 
     async def _claim(self, backup: BackupId) -> ObjectInfo:

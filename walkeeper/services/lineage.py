@@ -10,7 +10,6 @@ of another history.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,13 +24,15 @@ from walkeeper.core import layout
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.errors import ForeignCluster, IntegrityError, PostgresError
+from walkeeper.postgres.server import Server
 from walkeeper.repository.archive import Archive
-from walkeeper.services.local_segment import LocalSegment
+from walkeeper.services.ancestry import differs, find_missing_ancestors
+from walkeeper.services.local_segment import LocalSegment, find_digest
 from walkeeper.services.tail_chain import TailChain, TailPiece, find_chain, tail_folders
 
-HOW_TO_GO_ON: Final = (
-    "is this a copy? give it an archive of its own ([cluster] archive); if it is the true server, "
-    "begin a new timeline: stop it, create recovery.signal with a restore_command, start, promote"
+_RESTORE: Final = (
+    "is this a copy? give it an archive of its own ([cluster] archive). Is it the true server, set "
+    "back to an earlier moment? restore it instead: walkeeper restore --resume-archiving"
 )
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,17 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Lineage:
+    """What a server's archive holds of it: ``tail`` is that of the segment being written.
+
+    ``missing`` are older segments, of the timelines it came from, that only it holds.
+    """
+
+    tail: TailChain
+    missing: tuple[WalSegment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Newest:
     """The end of what the archive holds of a timeline: its last whole segment, its last tail."""
 
@@ -63,8 +75,8 @@ async def check_lineage(
     where: Callable[[], Awaitable[Position]],
     pg_wal: Path,
     pool: ThreadPoolExecutor,
-) -> TailChain:
-    """The stored tail of the current segment, all of which the server has too.
+) -> Lineage:
+    """Compare what the archive holds of a server's history with the server.
 
     ``where`` asks the server. Raises ForeignCluster when the archive is ahead of the server on its
     timeline, or holds other bytes; what PostgreSQL has removed since cannot be compared and need
@@ -72,6 +84,7 @@ async def check_lineage(
     with it. Costs a few short listings.
     """
     timeline = (await where()).timeline
+    missing = await find_missing_ancestors(archive, timeline, pg_wal, pool)
     newest = await _find_newest(archive, timeline)
     # Asked for after the listings, so the true server is never behind what they show.
     position = await where()
@@ -82,8 +95,22 @@ async def check_lineage(
     await loop.run_in_executor(pool, partial(comparison.check, newest))
     current = position.segment(archive.segment_size)
     if newest.tail is not None and newest.tail.segment == current:
-        return newest.tail
-    return TailChain(current, ())
+        return Lineage(newest.tail, missing)
+    return Lineage(TailChain(current, ()), missing)
+
+
+async def check_server(
+    archive: Archive, server: Server, data_dir: Path, pool: ThreadPoolExecutor
+) -> None:
+    """Make sure that what is in the archive is of a primary's own history; see `check_lineage`."""
+
+    async def where() -> Position:
+        position = await server.wal_position()
+        if position is None:
+            raise PostgresError("the server is a standby")
+        return Position(*position)
+
+    await check_lineage(archive, where, data_dir / "pg_wal", pool)
 
 
 async def _find_newest(archive: Archive, timeline: int) -> _Newest:
@@ -140,13 +167,13 @@ class _Comparison:
         # A segment may be whole, marked and archived a moment before the server calls its end
         # flushed (xlog.c, XLogWrite), so bytes decide before positions do.
         name = layout.wal_object(segment)
-        digest = self._digest(segment)
+        digest = find_digest(self._pg_wal / str(segment))
         if digest is not None and self._signing.content_code(digest) == content:
             return
         if segment >= self._current:
             raise self._ahead(name)
         if digest is not None:
-            raise _differs(name, segment)
+            raise differs(name, segment)
 
     def _check_tail(self, tail: TailChain) -> None:
         if tail.segment < self._current:
@@ -167,30 +194,11 @@ class _Comparison:
 
     def _compare_piece(self, local: LocalSegment, piece: TailPiece) -> None:
         if self._signing.content_code(local.skip(piece.end)) != piece.content:
-            raise _differs(piece.name, local.segment)
-
-    def _digest(self, segment: WalSegment) -> bytes | None:
-        """SHA-256 of a whole file of ``pg_wal``; None when PostgreSQL has removed it."""
-        path = self._pg_wal / str(segment)
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise PostgresError(f"cannot read {path}: {error.strerror}") from error
+            raise differs(piece.name, local.segment)
 
     def _ahead(self, name: str) -> ForeignCluster:
         return ForeignCluster(
             f"the archive is ahead of this server: it holds {name}, the server's WAL ends at "
             f"{self._position.flushed} on timeline {self._position.timeline}",
-            hint=HOW_TO_GO_ON,
+            hint=_RESTORE,
         )
-
-
-def _differs(name: str, segment: WalSegment) -> ForeignCluster:
-    return ForeignCluster(
-        f"this server's WAL differs from the archive's: {name} holds other bytes than "
-        f"pg_wal/{segment}",
-        hint=HOW_TO_GO_ON,
-    )

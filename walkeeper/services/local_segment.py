@@ -114,6 +114,17 @@ class LocalSegment:
                 )
 
 
+def find_digest(path: Path) -> bytes | None:
+    """SHA-256 of a whole file, None when there is none; blocks."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PostgresError(f"cannot read {path}: {error.strerror}") from error
+
+
 def _pread(file: int, size: int, offset: int) -> memoryview:
     buffer = memoryview(bytearray(size))
     filled = 0

@@ -31,8 +31,7 @@ from walkeeper.postgres.facts import ServerFacts
 from walkeeper.postgres.postmaster import find_postmaster
 from walkeeper.postgres.server import Server
 from walkeeper.repository.records import ArchiveRecord
-from walkeeper.services.lineage import Position
-from walkeeper.services.tail_chain import TailChain
+from walkeeper.services.lineage import Lineage, Position
 
 DETACHED_FILE: Final = "walkeeper.detached"
 """Left in a restored data directory: it must not write into the archive of its source."""
@@ -55,14 +54,14 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The stored tail that a timeline was found to go on from, asked in a session."""
+    """What the archive was found to hold of a timeline, asked in a session."""
 
     session: Server
     timeline: int
-    chain: TailChain
+    lineage: Lineage
 
 
-Lineage = Callable[[Callable[[], Awaitable[Position]], Path], Awaitable[TailChain]]
+CheckLineage = Callable[[Callable[[], Awaitable[Position]], Path], Awaitable[Lineage]]
 """`walkeeper.services.lineage.check_lineage` of an archive: where the server is, its ``pg_wal``."""
 
 
@@ -80,7 +79,7 @@ class SourceGuard:
         pool: ThreadPoolExecutor,
         *,
         data_dir: Path | None = None,
-        lineage: Lineage | None = None,
+        lineage: CheckLineage | None = None,
     ) -> None:
         self._dsn = dsn
         self._record = record
@@ -218,8 +217,8 @@ class SourceGuard:
                 raise PostgresUnavailable("the server changed while it was being recognised")
             return Position(*position)
 
-        chain = await self._lineage(where, found.data_dir / "pg_wal")
-        self.checked = Checked(server, timeline, chain)
+        lineage = await self._lineage(where, found.data_dir / "pg_wal")
+        self.checked = Checked(server, timeline, lineage)
 
     async def _lost(self, error: PostgresUnavailable) -> None:
         # A verified server that shuts down goes on archiving: what was found holds until the

@@ -28,7 +28,8 @@ from walkeeper.errors import (
     StorageUnavailable,
 )
 from walkeeper.repository.archive import Archive
-from walkeeper.services.lineage import HOW_TO_GO_ON, Position
+from walkeeper.services.ancestry import USE_OWN_ARCHIVE
+from walkeeper.services.lineage import Position
 from walkeeper.services.local_segment import LocalSegment
 from walkeeper.services.tail_chain import MERGE_EVERY, TailChain
 
@@ -159,7 +160,7 @@ class TailShipper:
         if not 0 < size <= len(data) or header.content != code:
             raise ForeignCluster(
                 f"{name} exists and holds other bytes: another server writes this timeline",
-                hint=HOW_TO_GO_ON,
+                hint=USE_OWN_ARCHIVE,
             )
         info = await self._archive.storage.head(self._archive.path(name))
         if info.size_bytes != header.implied_size():
@@ -184,7 +185,7 @@ class TailShipper:
                 try:
                     await self._archive.put(sealed)
                 except DifferentContent as error:
-                    raise ForeignCluster(str(error), hint=HOW_TO_GO_ON) from error
+                    raise ForeignCluster(str(error), hint=USE_OWN_ARCHIVE) from error
             self.statistics.stored_bytes += sealed.size_bytes
         current.links = 0
         self.statistics.merged += 1

@@ -14,5 +14,7 @@ pytest_plugins: list[str] = [
     "tests.fix_backup",
     "tests.fix_archiving",
     "tests.fix_tail",
+    "tests.fix_shipping",
     "tests.fix_restore",
+    "tests.fix_retention",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 import msgspec
 
 from walkeeper.cli.render import Page, counted, moment_text, size_text
+from walkeeper.core.backup_id import BackupId
 from walkeeper.repository.backups import ListedBackup, UnfinishedBackup
 
 _DEFAULT_LABEL = "walkeeper"
@@ -15,7 +17,8 @@ _DEFAULT_LABEL = "walkeeper"
 
 class BackupRow(msgspec.Struct, frozen=True, kw_only=True):
     """A committed backup. With a ``problem`` its description cannot be believed, and the rest is
-    null. LSNs are PostgreSQL's text; ``damaged_pages`` were so when they were read."""
+    null. LSNs are PostgreSQL's text; ``damaged_pages`` were so when they were read; ``pinned`` is
+    the reason of a pin."""
 
     id: str
     problem: str | None = None
@@ -33,6 +36,7 @@ class BackupRow(msgspec.Struct, frozen=True, kw_only=True):
     damaged_pages: int | None = None
     wal_first: str | None = None
     wal_last: str | None = None
+    pinned: str | None = None
 
 
 class BackupsReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,11 +53,11 @@ class BackupsReport(msgspec.Struct, frozen=True, kw_only=True):
         return any(row.problem or row.damaged_pages for row in self.backups)
 
 
-def row_of(listed: ListedBackup) -> BackupRow:
+def row_of(listed: ListedBackup, pinned: str | None = None) -> BackupRow:
     """A listed backup as a row."""
     facts = listed.facts
     if facts is None:
-        return BackupRow(id=str(listed.backup), problem=listed.problem)
+        return BackupRow(id=str(listed.backup), problem=listed.problem, pinned=pinned)
     return BackupRow(
         id=facts.id,
         kind=facts.kind,
@@ -70,6 +74,7 @@ def row_of(listed: ListedBackup) -> BackupRow:
         damaged_pages=facts.checksum_findings,
         wal_first=facts.wal_first,
         wal_last=facts.wal_last,
+        pinned=pinned,
     )
 
 
@@ -78,12 +83,13 @@ def report_of(
     folder: str,
     listed: Sequence[ListedBackup],
     unfinished: Sequence[UnfinishedBackup],
+    pins: Mapping[BackupId, str] = MappingProxyType({}),
 ) -> BackupsReport:
-    """The listing as a document."""
+    """The listing as a document; ``pins`` are the reasons of those that are pinned."""
     return BackupsReport(
         repository=url,
         folder=folder,
-        backups=tuple(row_of(one) for one in listed),
+        backups=tuple(row_of(one, pins.get(one.backup)) for one in listed),
         unfinished=tuple(str(one.backup) for one in unfinished),
     )
 
@@ -115,5 +121,7 @@ def _show_row(page: Page, row: BackupRow) -> None:
     )
     label = f"; {row.label!r}" if row.label and row.label != _DEFAULT_LABEL else ""
     page.line(f"  WAL {row.start_lsn} to {row.stop_lsn}{label}", style="dim")
+    if row.pinned:
+        page.item("pinned", row.pinned)
     if row.damaged_pages:
         page.item("warning", f"{counted(row.damaged_pages, 'page')} had no valid checksum")

@@ -26,8 +26,9 @@ T = TypeVar("T")
 _COMMANDS: Final = {
     "agent": ("agent", "Run the service in the foreground."),
     "backup": ("backup", "Take a base backup now."),
-    "backups": ("backups", "List the base backups."),
+    "backups": ("backups", "List the base backups; pin and unpin them."),
     "check": ("check", "Check everything end to end."),
+    "expire": ("expire", "Apply the retention policy and explain each decision."),
     "drill": ("drill", "Prove that a point can be restored, by restoring it."),
     "fetch-service": ("fetch_service", "Serve wal-fetch on a host without an agent."),
     "init": ("init", "Create the archive and show the PostgreSQL settings it needs."),

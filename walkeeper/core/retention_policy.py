@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
@@ -75,6 +75,23 @@ class KnownBackup:
     pinned: str | None = None
     leased_until: datetime | None = None
     proven_at: datetime | None = None
+
+    @property
+    def taken_at(self) -> datetime:
+        """Whose hour, day, week and month it stands for: the earlier of two clocks.
+
+        A copied archive has new times of the store, but what the server said was signed.
+        """
+        return min(self.facts.stopped_at, self.stored_at).astimezone(UTC)
+
+    @property
+    def complete_at(self) -> datetime:
+        """No moment before this is claimed to be recoverable from it: the later of two clocks."""
+        return max(self.facts.stopped_at, self.stored_at)
+
+    def is_future(self, now: datetime) -> bool:
+        """Whether any of its dates lies further ahead than clocks may differ."""
+        return max(self.complete_at, self.facts.started_at) > now + CLOCK_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

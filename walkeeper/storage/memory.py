@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
@@ -22,10 +22,13 @@ _ENFORCED: Final = Capabilities(conditional_put=True, conditional_multipart=True
 
 
 class MemoryStorage:
-    """Objects in a dictionary; creates are conditional."""
+    """Objects in a dictionary; creates are conditional. ``clock`` is the store's own."""
 
-    def __init__(self, url: str = "memory:") -> None:
+    def __init__(
+        self, url: str = "memory:", *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._url = url
+        self._clock = clock
         self._objects: dict[str, tuple[bytes, datetime]] = {}
 
     @property
@@ -102,7 +105,7 @@ class MemoryStorage:
     def _create(self, name: str, body: bytes) -> None:
         if name in self._objects:
             raise ObjectExists(f"{self._url}/{name} exists")
-        self._objects[name] = (body, datetime.now(UTC))
+        self._objects[name] = (body, self._clock())
 
     def _find(self, name: str) -> tuple[bytes, datetime]:
         try:

@@ -192,7 +192,7 @@ def by_hand() -> Callable[[Installation], ByHand]:
         nonlocal made
         made += 1
         page = Path(str(walkeeper.repository.__file__)).with_name("FORMAT.md").read_text()
-        section = page.partition("## 9. By hand")[2]
+        section = page.partition("## 10. By hand")[2]
         blocks = re.findall(r"```\w*\n(.*?)```", section, re.DOTALL)
         return ByHand(installation, installation.workspace.directory(f"hand{made}"), blocks)
 

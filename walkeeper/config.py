@@ -105,6 +105,7 @@ class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True):
     backup: str | None = None
     verify: str | None = None
     drill: str | None = None
+    expire: str | None = None
     timezone: str = "UTC"
     jitter: Duration = Duration(0)
 

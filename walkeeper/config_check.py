@@ -42,6 +42,8 @@ def find_contradictions(config: Config) -> list[str]:
         problems.append('[backup] part_size is not between "16MiB" and "5GiB"')
     problems += _check_retention(config.retention)
     problems += _check_schedule(config.schedule)
+    if config.schedule.expire is not None and config.retention.window is None:
+        problems.append("[schedule] expire does nothing without [retention] window")
     if len(bytes(config.agent.socket)) > _MAX_SOCKET_PATH:
         problems.append(f"[agent] socket is over {_MAX_SOCKET_PATH} bytes, too long for a socket")
     return problems + _check_drill(config)

@@ -66,6 +66,13 @@ def test_durations_and_sizes_are_read_with_their_units(tmp_path: Path) -> None:
     assert config.archive.memory == 1 << 30
 
 
+def test_weeks_and_years_are_read_so_that_nothing_goes_too_early(tmp_path: Path) -> None:
+    text = SMALL + '[retention]\nwindow = "2w"\nmonthly = "7y"\n'
+    config = load(tmp_path, text)
+    assert config.retention.window == 14 * 86_400
+    assert config.retention.monthly == 7 * 366 * 86_400
+
+
 @pytest.mark.parametrize(
     ("section", "line", "said"),
     [
@@ -97,6 +104,11 @@ def test_durations_and_sizes_are_read_with_their_units(tmp_path: Path) -> None:
         ("[drill]", 'check_timeout = "0s"', "[drill] check_timeout must be longer"),
         ("[drill]", 'memory = "1KiB"', '[drill] memory is under "1MiB"'),
         ("[drill]", 'preload = ["a,b"]', "each library is an entry of its own"),
+        ("[retention]", 'daily = "90d"', "daily means nothing without window"),
+        ("[retention]", 'window = "14"', "is not a duration"),
+        ("[retention]", 'window = "1d"\ngrace = "2h"', '[retention] grace is over "1h"'),
+        ("[retention]", "minimum_backups = 0", "[retention] minimum_backups"),
+        ("[schedule]", 'expire = "0 6 * * *"', "does nothing without [retention] window"),
         ("[log]", 'level = "loud"', "[log] level: Invalid enum value 'loud'"),
         ("[agent]", 'socket = "run/agent.sock"', "[agent] socket: expected an absolute path"),
         ("[agent]", f'socket = "/{"x" * 107}"', "too long for a socket"),
@@ -280,5 +292,11 @@ def test_each_commented_option_is_written_as_it_must_be(line: str, tmp_path: Pat
         load(tmp_path, uncommented)
     except ConfigError as error:
         assert any(  # noqa: PT017
-            part in error.message for part in ("go together", "has both", "dsn_file: cannot read")
+            part in error.message
+            for part in (
+                "go together",
+                "has both",
+                "dsn_file: cannot read",
+                "expire does nothing without",
+            )
         )

@@ -11,6 +11,7 @@ from walkeeper.agent.backup_handler import BackupHandler
 from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.drill_run import DrillWish, configured_request, run_drill
+from walkeeper.agent.expiry import expire_service
 from walkeeper.agent.scheduler import Job, JobResult, Scheduler
 from walkeeper.agent.verify_job import run_verify
 from walkeeper.core.schedule import Schedule
@@ -67,10 +68,23 @@ async def _drill(tools: JobTools) -> JobResult:
     return JobResult("done", f"{record.target} of {record.backup}, RTO {record.rto_s:.0f} s")
 
 
+async def _expire(tools: JobTools) -> JobResult:
+    result = await expire_service(tools.shop, tools.archive).run()
+    if result.denied is not None:
+        raise result.denied
+    findings = result.plan.findings
+    if findings:
+        return JobResult("findings", f"{len(findings)} findings, the first: {findings[0]}")
+    return JobResult(
+        "done", f"{len(result.backups)} backups and {result.wal.count} WAL objects deleted"
+    )
+
+
 JOBS: Final[dict[str, Callable[[JobTools], Awaitable[JobResult]]]] = {
     "backup": _backup,
     "verify": _verify,
     "drill": _drill,
+    "expire": _expire,
 }
 """By their names in [schedule]."""
 

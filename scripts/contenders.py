@@ -115,13 +115,14 @@ class PgBackRest:
 
 
 class Walkeeper:
-    """walkeeper with its defaults: the agent, zstd level 1, age."""
+    """walkeeper with its defaults: the agent, zstd level 1, age; ``more`` is configuration."""
 
     name = "walkeeper"
 
-    def __init__(self, place: Workplace, bucket: Bucket | None) -> None:
+    def __init__(self, place: Workplace, bucket: Bucket | None, more: str = "") -> None:
         self._place = place
         self._bucket = bucket
+        self._more = more
         self._agent: subprocess.Popen[str] | None = None
 
     def prepare(self) -> str:
@@ -144,13 +145,14 @@ class Walkeeper:
         endpoint = ""
         if self._bucket:
             url = f"s3://{self._bucket.name}/walkeeper"
-            endpoint = f'endpoint_url = "https://localhost:{self._bucket.port}"'
-            self._place.environment.update(
-                AWS_ACCESS_KEY_ID=self._bucket.access_key,
-                AWS_SECRET_ACCESS_KEY=self._bucket.secret_key,
-                AWS_REGION="us-east-1",
-                AWS_CA_BUNDLE=str(self._bucket.ca_file),
-            )
+            # In files: a restored server fetches its WAL in PostgreSQL's bare environment.
+            endpoint = f"""\
+endpoint_url = "https://localhost:{self._bucket.port}"
+region = "us-east-1"
+ca_file = "{self._bucket.ca_file}"
+access_key_id_file = "{self._place.write("s3-id", self._bucket.access_key)}"
+secret_access_key_file = "{self._place.write("s3-secret", self._bucket.secret_key)}"
+"""
         else:
             self._place.directory("repository")
         self._place.directory("state")
@@ -170,7 +172,8 @@ identity_file = "{root}/key.txt"
 [agent]
 socket = "{root}/agent.sock"
 state_dir = "{root}/state"
-"""
+
+{self._more}"""
         path = self._place.write("walkeeper.toml", text)
         self._place.environment["WALKEEPER_CONFIG"] = str(path)
 
@@ -190,6 +193,12 @@ state_dir = "{root}/state"
     def stop(self) -> None:
         if self._agent:
             self._agent.terminate()
+            self._agent.wait(60)
+
+    def kill(self) -> None:
+        """As the kernel does when memory runs out."""
+        if self._agent:
+            self._agent.kill()
             self._agent.wait(60)
 
     def restore(self, target: Path) -> None:

@@ -88,7 +88,7 @@ class TailLoop:
 
     @property
     def requests(self) -> int:
-        """What shipping and deleting have asked of the store, retries not counted."""
+        """What has been asked of the store; neither retries nor deletes count."""
         return self._shipper.statistics.requests + self._cleaner.requests
 
     async def run(self) -> None:

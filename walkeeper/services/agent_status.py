@@ -45,7 +45,8 @@ class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
 class TailStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The tail; ``state`` is "shipping", "waiting", "off" or "stopped", all but the first with why.
 
-    ``shipped_lsn`` is the position up to which it is stored; counters are since the agent's start.
+    ``shipped_lsn`` is the position up to which it is stored; counters are since the agent's start,
+    ``requests`` without deletes.
     """
 
     state: str

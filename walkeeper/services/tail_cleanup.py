@@ -39,6 +39,7 @@ class TailCleaner:
         self._wake = asyncio.Event()
         self._wake.set()
         self.requests = 0
+        """Without the deletes themselves, which no store charges for."""
         self.denied = False
 
     def leave(self, segment: WalSegment) -> None:
@@ -86,7 +87,6 @@ class TailCleaner:
 
     async def _delete(self, segment: WalSegment) -> None:
         async for batch in self._batches(segment):
-            self.requests += len(batch)
             with unwrapped():
                 async with asyncio.TaskGroup() as group:
                     for name in batch:

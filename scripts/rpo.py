@@ -1,0 +1,344 @@
+"""What a disaster costs: a server is killed at full speed, and its rows are counted after.
+
+Each run has a cluster, a base backup, pgbench at full speed, and a client that commits numbered
+rows one after another. At a random moment every process of PostgreSQL and the agent get SIGKILL
+and the data directory is removed; `walkeeper restore --start` rebuilds it from the repository.
+Lost are the rows that the client was told are committed. Last comes what the tail costs in S3.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+from bench import ask, start_server
+from contenders import Bucket, Walkeeper
+from delay import delayed
+from gauge import reap_orphans
+from rgw import start_rgw
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from scratch import ScriptError, Workplace, open_workplace
+
+SETTINGS = """
+listen_addresses = ''
+unix_socket_directories = '{root}'
+shared_buffers = '128MB'
+max_wal_size = '4GB'
+archive_mode = on
+"""
+SERVER_GONE = (
+    asyncio.CancelledError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+EARLIEST_S = 3.0
+SCALE = 5
+HOURS_A_MONTH = 730
+# S3 Standard, list prices of us-east-1: for 1000 requests of each kind, and for a GB and a month.
+PRICE_PUT, PRICE_GET, PRICE_GB = 0.005, 0.0004, 0.023
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One disaster: committed rows that are gone, the seconds they span, and how long it took."""
+
+    after_s: float
+    acknowledged: int
+    lost_rows: int
+    lost_s: float
+    restore_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the tail has asked of the store under one load, for an hour."""
+
+    load: str
+    requests: float
+    stored_bytes: float
+
+    @property
+    def dollars_a_month(self) -> float:
+        """All requests as PUT; stored for an hour, though a tail goes with its segment."""
+        puts = self.requests * HOURS_A_MONTH * PRICE_PUT / 1000
+        return puts + self.stored_bytes / 1e9 * PRICE_GB
+
+
+@dataclass
+class Client:
+    """Commits rows 1, 2, 3 ... and remembers when it was told so; runs in a thread."""
+
+    socket_dir: Path
+    pause_s: float = 0.0
+    acknowledged: list[float] = field(default_factory=list)
+
+    async def commit(self) -> None:
+        connection = await asyncpg.connect(host=str(self.socket_dir), user="postgres")
+        try:
+            while True:
+                number = len(self.acknowledged) + 1
+                await connection.execute("INSERT INTO committed VALUES ($1)", number)
+                self.acknowledged.append(time.monotonic())
+                await asyncio.sleep(self.pause_s)
+        finally:
+            connection.terminate()
+
+
+@contextlib.contextmanager
+def committing(client: Client) -> Iterator[None]:
+    """The client at work, until the block ends or the server does."""
+    loop = asyncio.new_event_loop()
+    working = loop.create_task(client.commit())
+
+    def run() -> None:
+        with contextlib.closing(loop), contextlib.suppress(*SERVER_GONE):
+            loop.run_until_complete(working)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):  # it has ended with the server
+            loop.call_soon_threadsafe(working.cancel)
+        thread.join()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(highlight=False)
+    losses: list[Loss] = []
+    costs: list[Cost] = []
+    try:
+        for turn in range(arguments.runs):
+            with opened(arguments) as (place, walkeeper):
+                loss = lose(place, walkeeper, arguments.seconds)
+            losses.append(loss)
+            console.print(f"{turn + 1:3}: {describe(loss)}")
+        if arguments.cost_seconds:
+            with opened(arguments) as (place, _):
+                costs = measure_costs(place, arguments.cost_seconds, console)
+    except ScriptError as error:
+        console.print(f"[bold red]{escape(str(error))}[/]", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    show_losses(losses, arguments, console)
+    show_costs(costs, arguments, console)
+    if arguments.json:
+        found = {"losses": list(map(dataclasses.asdict, losses))}
+        found |= {"costs": [dataclasses.asdict(c) | {"usd": c.dollars_a_month} for c in costs]}
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench --rpo", description=__doc__)
+    parser.add_argument("--runs", type=int, default=20, help="disasters (20)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="the latest moment (20)")
+    parser.add_argument("--store", choices=["file", "rgw"], default="file")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="to the RGW (0)")
+    parser.add_argument("--interval", default="1s", help="[tail] interval (1s)")
+    parser.add_argument("--cost-seconds", type=float, default=70.0, help="for each load; 0: none")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--work-dir", type=Path, default=Path("/var/tmp"), help="needs 5 GB")
+    parser.add_argument("--run-user", default="", help=argparse.SUPPRESS)  # scripts/bench knows
+    arguments = parser.parse_args()
+    if arguments.latency_ms and arguments.store != "rgw":
+        parser.error("--latency-ms needs --store rgw")
+    return arguments
+
+
+@contextlib.contextmanager
+def opened(arguments: argparse.Namespace) -> Iterator[tuple[Workplace, Walkeeper]]:
+    """A cluster that archives into a store of its own, with one base backup."""
+    with ExitStack() as stack:
+        user, parent = arguments.run_user, arguments.work_dir
+        place = stack.enter_context(open_workplace("walkeeper-rpo-", user, parent))
+        bucket = None
+        if arguments.store == "rgw":
+            shelf = stack.enter_context(open_workplace("walkeeper-rgw-", user, parent))
+            bucket = start_rgw(shelf, "rpo")
+            if arguments.latency_ms:
+                port = stack.enter_context(delayed(bucket.port, arguments.latency_ms / 1000))
+                bucket = dataclasses.replace(bucket, port=port)
+        yield place, prepare(place, bucket, arguments.interval)
+
+
+def prepare(place: Workplace, bucket: Bucket | None, interval: str) -> Walkeeper:
+    data_dir = place.root / "data"
+    options = "-U postgres -A trust -k -E UTF8 --locale=C"
+    place.run(["pg_ctl", "-s", "initdb", "-D", data_dir, "-o", options])
+    with (data_dir / "postgresql.conf").open("a") as conf:
+        conf.write(SETTINGS.format(root=place.root))
+    start_server(place, data_dir)
+    place.run(["pgbench", "-iq", "-s", str(SCALE)])
+    ask(place, "CREATE TABLE committed (n bigint PRIMARY KEY)")
+    walkeeper = Walkeeper(place, bucket, more=f'[tail]\ninterval = "{interval}"\n')
+    command = walkeeper.prepare().replace("'", "''")
+    ask(place, f"ALTER SYSTEM SET archive_command = '{command}'")
+    ask(place, "SELECT pg_reload_conf()")
+    walkeeper.backup()
+    return walkeeper
+
+
+def lose(place: Workplace, walkeeper: Walkeeper, latest_s: float) -> Loss:
+    """One disaster, and what is left after it."""
+    data_dir = place.root / "data"
+    client = Client(place.root)
+    after_s = random.uniform(min(EARLIEST_S, latest_s), latest_s)
+    with committing(client), full_speed(place):
+        time.sleep(after_s)
+        kill_all(data_dir)
+        happened = time.monotonic()
+        walkeeper.kill()
+        shutil.rmtree(data_dir)
+    reap_orphans()  # a dead postmaster that nobody has waited for still holds its socket
+    began = time.monotonic()
+    target = place.directory("restored")
+    place.run(["walkeeper", "restore", "--target-dir", target, "--target", "latest", "--start"])
+    restore_s = time.monotonic() - began
+    present = int(ask(place, "SELECT count(*) FROM committed"))
+    highest = int(ask(place, "SELECT coalesce(max(n), 0) FROM committed"))
+    if present != highest:
+        raise ScriptError(f"rows are missing in the middle: {present} rows up to {highest}")
+    lost = client.acknowledged[highest:]
+    lost_s = happened - lost[0] if lost else 0.0
+    return Loss(after_s, len(client.acknowledged), len(lost), lost_s, restore_s)
+
+
+@contextlib.contextmanager
+def full_speed(place: Workplace) -> Iterator[None]:
+    argv = ["pgbench", "-n", "-c", "4", "-j", "2", "-T", "100000"]
+    process = place.spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def kill_all(data_dir: Path) -> None:
+    """SIGKILL for the postmaster and everything below it, at one moment."""
+    postmaster = int((data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
+    os.kill(postmaster, signal.SIGSTOP)  # or it forks while we count
+    for pid in (postmaster, *find_children_of(postmaster)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def find_children_of(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(") ")[2].split()
+            if int(fields[1]) == parent:
+                found.append(int(entry.name))
+    return found
+
+
+def measure_costs(place: Workplace, seconds: float, console: Console) -> list[Cost]:
+    """The tail's requests and bytes under three loads."""
+
+    @contextlib.contextmanager
+    def idle() -> Iterator[None]:
+        yield
+
+    loads: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+        "idle": idle,
+        "1 commit a second": lambda: committing(Client(place.root, pause_s=1.0)),
+        "full speed": lambda: full_speed(place),
+    }
+    found = []
+    for name, load in loads.items():
+        ask(place, "CHECKPOINT")
+        ask(place, "TRUNCATE committed")
+        time.sleep(5)
+        with console.status(f"what the tail costs: {name}"), load():
+            before, began = ask_tail(place), time.monotonic()
+            time.sleep(seconds)
+            after, hours = ask_tail(place), (time.monotonic() - began) / 3600
+        requests, size = (later - earlier for earlier, later in zip(before, after, strict=True))
+        found.append(Cost(name, requests / hours, size / hours))
+    return found
+
+
+def ask_tail(place: Workplace) -> tuple[int, int]:
+    """Requests and stored bytes of the agent's tail so far."""
+    said = place.run(["sh", "-c", "walkeeper status --json 2>/dev/null || [ $? = 3 ]"])
+    tail = json.loads(re.sub(r"^[^{]*", "", said))["agent"]["tail"]
+    return int(tail["requests"]), int(tail["stored_bytes"])
+
+
+def describe(loss: Loss) -> str:
+    return (
+        f"after {loss.after_s:4.1f} s, {loss.acknowledged} rows committed, {loss.lost_rows} lost"
+        f" of the last {loss.lost_s:.2f} s; restored in {loss.restore_s:.1f} s"
+    )
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, math.ceil(part * len(ordered)) - 1)]
+
+
+def show_losses(losses: list[Loss], arguments: argparse.Namespace, console: Console) -> None:
+    if not losses:
+        return
+    where = f"{arguments.store}, {arguments.latency_ms:.0f} ms away, every {arguments.interval}"
+    table = Table(title=f"{len(losses)} disasters; {where}")
+    for column in ("", "p50", "p99", "max"):
+        table.add_column(column, justify="right" if column else "left")
+    figures: dict[str, list[float]] = {
+        "seconds lost": [loss.lost_s for loss in losses],
+        "rows lost": [loss.lost_rows for loss in losses],
+        "seconds to restore": [loss.restore_s for loss in losses],
+    }
+    for name, values in figures.items():
+        digits = 0 if name == "rows lost" else 2
+        shown = [quantile(values, part) for part in (0.5, 0.99, 1.0)]
+        table.add_row(name, *(f"{value:.{digits}f}" for value in shown))
+    console.print(table)
+
+
+def show_costs(costs: list[Cost], arguments: argparse.Namespace, console: Console) -> None:
+    if not costs:
+        return
+    table = Table(title=f"What the tail costs, every {arguments.interval}")
+    for column in ("load", "requests an hour", "MB an hour", "$ a month"):
+        table.add_column(column, justify="left" if column == "load" else "right")
+    for cost in costs:
+        figures = f"{cost.requests:.0f}", f"{cost.stored_bytes / 1e6:.1f}"
+        table.add_row(cost.load, *figures, f"{cost.dollars_a_month:.2f}")
+    console.print(table)
+    console.print(
+        f"At ${PRICE_PUT} per 1000 PUT or LIST, ${PRICE_GET} per 1000 GET and ${PRICE_GB} per GB "
+        "and month (S3 Standard); DELETE and what goes in are free. Every other counts as a PUT, "
+        "and what is stored in an hour as held for good, though a tail goes with its segment.",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
@@ -166,8 +166,9 @@ class Fault:
     """What to do with the next ``times`` requests that match, instead of forwarding them.
 
     ``after``: forward first, so that the store acts, and then answer with the fault all the same.
-    ``hang``: answer nothing. ``cut_body_at``: forward, and break the connection after so many bytes
-    of the answer's body.
+    ``hang``: answer nothing. ``refuse``: break the connection and take no other one, whatever is
+    asked, until `HttpFaults.reopen`. ``cut_body_at``: forward, and break the connection after so
+    many bytes of the answer's body.
     """
 
     times: int = 1
@@ -179,6 +180,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     after: bool = False
     hang: bool = False
+    refuse: bool = False
     cut_body_at: int | None = None
 
     def matches(self, seen: Seen) -> bool:
@@ -209,6 +211,7 @@ class HttpFaults:
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
         self._seen: list[Seen] = []
+        self._refusing = False
         self._thread = LoopThread()
         self._runner = self._thread.run(self._start())
         self.port: int = self._runner.addresses[0][1]
@@ -238,9 +241,19 @@ class HttpFaults:
             self._seen.clear()
             self._faults.clear()
 
+    def reopen(self) -> None:
+        """Take connections again, on the same port."""
+        if self._refusing:
+            self._refusing = False
+            self._thread.run(self._listen())
+
     def close(self) -> None:
         self._thread.run(self._stop())
         self._thread.close()
+
+    async def _listen(self) -> None:
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await self._site.start()
 
     async def _start(self) -> web.AppRunner:
         self._client = aiohttp.ClientSession(auto_decompress=False)
@@ -248,7 +261,8 @@ class HttpFaults:
         application.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self._site = web.TCPSite(runner, "127.0.0.1", 0)
+        await self._site.start()
         return runner
 
     async def _stop(self) -> None:
@@ -259,6 +273,8 @@ class HttpFaults:
         body = await request.read()
         seen = Seen(_kind(request), request.raw_path, dict(request.headers), len(body))
         fault = self._note(seen)
+        if self._refusing or (fault is not None and fault.refuse):
+            await self._refuse(request)
         if fault is None:
             return await self._forward(request, body, None)
         if fault.cut_body_at is not None:
@@ -272,6 +288,14 @@ class HttpFaults:
             headers={"Content-Type": "application/xml", **fault.headers},
             body=_error(fault.code) if fault.body is None else fault.body,
         )
+
+    async def _refuse(self, request: web.Request) -> NoReturn:
+        if not self._refusing:
+            self._refusing = True
+            await self._site.stop()
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError
 
     def _note(self, seen: Seen) -> Fault | None:
         with self._lock:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+from tests.fix_backup import ByHand
 from tests.fix_cli import Installation
 from tests.fix_postgres import wait_until
 from tests.fix_shipping import (
@@ -62,20 +64,6 @@ def test_a_restarted_agent_goes_on_where_the_chain_ends(shipping: Installation) 
     assert len(after) > len(before)
 
 
-def test_everything_so_far_is_merged_after_64_links(shipping: Installation) -> None:
-    def merged() -> bool:
-        shipping.cluster.sql("INSERT INTO t VALUES (1)")
-        return any("merged-" in name for name in tail_objects(shipping))
-
-    wait_until(merged, "64 links to be merged", 60)
-    path = next(shipping.archive_dir.glob("tail/*/merged-*"))
-    end = int(path.name.removeprefix("merged-")[:8], 16)
-    content = opened(shipping.identity_file, path)
-    assert len(content) == end
-    local = (shipping.cluster.data_dir / "pg_wal" / path.parent.name).read_bytes()
-    assert content == local[:end]
-
-
 def test_an_interval_of_zero_turns_it_off_and_the_rpo_is_measured_all_the_same(
     installation: Installation,
 ) -> None:
@@ -99,3 +87,29 @@ def test_status_shows_what_the_tail_does(shipping: Installation) -> None:
     assert "tail" in text
     assert f"shipping every 0.2 s; stored up to {said.shipped_lsn}" in text
     assert "in the last hour at most" in text
+
+
+def test_a_tail_is_joined_by_hand_as_the_page_of_the_format_says(
+    shipping: Installation, by_hand: Callable[[Installation], ByHand]
+) -> None:
+    def join() -> bytes:
+        hand.run(hand.step(": > ").replace("SEGMENT", name))
+        return (hand.root / "tail").read_bytes()
+
+    def is_merged() -> bool:
+        shipping.cluster.sql("INSERT INTO t VALUES (1)")
+        return any("merged-" in name for name in tail_objects(shipping))
+
+    hand = by_hand(shipping)
+    shipping.cluster.sql("INSERT INTO t VALUES (1)")
+    name, tail = wait_shipped(shipping)
+    assert join() == tail
+    wait_until(is_merged, "64 links to be merged", 60)
+    name, tail = wait_shipped(shipping)
+    merged = next(shipping.archive_dir.glob("tail/*/merged-*"))
+    end = int(merged.name.removeprefix("merged-")[:8], 16)
+    assert opened(shipping.identity_file, merged) == tail[:end]
+    for link in merged.parent.glob("[0-9A-F]*"):
+        if int(link.name[:8], 16) < end:
+            link.unlink()  # the merged one is enough
+    assert join() == tail

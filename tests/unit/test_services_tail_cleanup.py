@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from structlog.testing import capture_logs
 
 from tests.fix_tail import FaultyStorage, Host
+from walkeeper.core.layout import wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.repository.archive import Archive
 from walkeeper.services.tail_cleanup import TailCleaner
@@ -123,3 +124,15 @@ async def test_a_store_that_does_not_answer_is_asked_again(
         assert len(faulty.names()) == 2
         faulty.down = False
         await eventually(lambda: not faulty.names())
+
+
+async def test_a_whole_segment_that_nobody_signed_is_no_reason_to_delete(
+    host: Host, tail_archive: Archive, faulty: FaultyStorage, pool: ThreadPoolExecutor
+) -> None:
+    segment = await ship_links(host, tail_archive, pool, 2)
+    await faulty.put(tail_archive.path(wal_object(segment)), b"planted")
+    async with running(tail_archive) as cleaner:
+        cleaner.leave(segment)
+        await eventually(lambda: cleaner.requests >= 2)
+        await asyncio.sleep(0.05)
+    assert len(faulty.names()) == 2

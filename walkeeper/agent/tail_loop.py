@@ -24,9 +24,7 @@ from walkeeper.services.tail import TailShipper, TailStatistics
 from walkeeper.services.tail_cleanup import TailCleaner
 
 _MEASURE_S: Final = 1.0
-_MINIMUM: Final = {13: 130_005, 14: 140_001}
-"""Before these a crash could overwrite a record that had been flushed in part (release notes of
-13.5 and 14.1: XLP_FIRST_IS_OVERWRITE_CONTRECORD)."""
+_FIRST_MINOR: Final = {13: 130_005, 14: 140_001}
 
 log = structlog.get_logger(__name__)
 
@@ -167,7 +165,7 @@ class TailLoop:
             self._say("off", '[tail] interval is "0s"')
         elif position is None:
             self._say_why_unknown(in_recovery=verified.facts.in_recovery)
-        elif verified.facts.version_num < _MINIMUM.get(verified.facts.major, 0):
+        elif is_too_old(verified.facts.version_num):
             self._say("off", f"PostgreSQL {verified.facts.version_num} is too old for it: update")
         elif checked is None or (checked.session, checked.timeline) != (
             guard.session,
@@ -212,3 +210,12 @@ class TailLoop:
             emit = {"stopped": log.error, "waiting": log.debug}.get(state, log.info)
             emit("tail_state", state=state, reason=reason)
         self.state = TailState(state, reason)
+
+
+def is_too_old(version_num: int) -> bool:
+    """Whether a crash of this PostgreSQL could change bytes that it had flushed.
+
+    Before 13.5 and 14.1 a record that was flushed in part was overwritten (their release notes:
+    XLP_FIRST_IS_OVERWRITE_CONTRECORD).
+    """
+    return version_num < _FIRST_MINOR.get(version_num // 10_000, 0)

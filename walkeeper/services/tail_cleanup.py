@@ -11,7 +11,13 @@ import structlog
 from walkeeper.core import layout
 from walkeeper.core.layout import ObjectName
 from walkeeper.core.wal import WalSegment
-from walkeeper.errors import ObjectNotFound, StorageDenied, WalkeeperError, unwrapped
+from walkeeper.errors import (
+    IntegrityError,
+    ObjectNotFound,
+    StorageDenied,
+    WalkeeperError,
+    unwrapped,
+)
 from walkeeper.repository.archive import Archive
 from walkeeper.services.tail_chain import tail_folders
 
@@ -78,10 +84,9 @@ class TailCleaner:
 
     async def _is_whole(self, segment: WalSegment) -> bool:
         self.requests += 1
-        name = layout.wal_object(segment)
         try:
-            await self._archive.storage.head(self._archive.path(name))
-        except ObjectNotFound:
+            await self._archive.read_header(layout.wal_object(segment))
+        except (ObjectNotFound, IntegrityError):  # nothing there, or nothing that a writer signed
             return False
         return True
 

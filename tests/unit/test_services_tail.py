@@ -173,6 +173,25 @@ async def test_a_segment_of_64_mib_goes_in_links_of_at_most_16_and_in_little_mem
     assert peak < 48 << 20, f"{peak >> 20} MiB"
 
 
+async def test_a_link_behind_a_gap_is_no_part_of_the_chain_and_in_nobodys_way(
+    host: Host, tail_archive: Archive, faulty: FaultyStorage, pool: ThreadPoolExecutor
+) -> None:
+    shipper = host.shipper(tail_archive, pool)
+    for _ in range(3):
+        host.write(100)
+        await shipper.ship(host.position)
+    await faulty.delete(faulty.names()[1])
+    chain = await find_chain(tail_archive, host.segment)
+    assert chain.end == 100
+    assert [name[-16:] for name in chain.stranded] == ["000000C8.zst.age"]
+    shipper = host.shipper(tail_archive, pool)
+    await shipper.resume((await host.check(tail_archive, pool)).tail)
+    host.write(100)
+    await shipper.ship(host.position)
+    chain = await find_chain(tail_archive, host.segment)
+    assert await join(tail_archive, chain) == host.flushed_content()
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["ship", "ship", "ship", "lost", "down", "restart"]),

@@ -1,4 +1,4 @@
-"""How hypothesis runs here: without a deadline, for machines are noisy and a time is no property."""
+"""How hypothesis runs here: without a deadline, for machines are noisy, and time is no property."""
 
 from __future__ import annotations
 

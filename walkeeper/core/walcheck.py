@@ -39,7 +39,7 @@ _SWITCH_TAIL: Final = bytes((SWITCH, XLOG, 0, 0))  # xl_info, xl_rmid, padding; 
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The segment from its first byte to its last, or to a segment switch and zeros."""
+    """The segment from its first byte to its last, or to a segment switch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +209,12 @@ class SegmentCheck:
 
     def _find_cut(self, scan: SegmentScan) -> str | None:
         """Why the segment is not whole, or None when it is."""
-        if scan.switched or self._ends_a_switch():
-            end = scan.valid_end.value if scan.switched else self._after_continuation()
+        if scan.switched:
+            # Its checksum holds, so nothing behind it is ever read. A server killed while it filled
+            # the rest with zeros leaves there what a recycled file held; recovery passes over it.
+            return None
+        if self._ends_a_switch():
+            end = self._after_continuation()
             if self._zeros_follow and _is_zero(self._window, end - self._window_begin):
                 return None
             return f"other bytes than zeros follow the segment switch before {Lsn(end)}"

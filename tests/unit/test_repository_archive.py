@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.fix_archive import TestKeys, archive_keys, make_archive
+from walkeeper.codec.opener import Opener
 from walkeeper.core.layout import ObjectName, wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import (
@@ -20,8 +21,8 @@ from walkeeper.errors import (
     UsageError,
     WrongKey,
 )
-from walkeeper.repository.archive import Archive, Stored
-from walkeeper.repository.identity import Trust, find_archive, load_record
+from walkeeper.repository.archive import Archive, ArchiveKeys, Stored
+from walkeeper.repository.identity import Trust, find_archive, load_record, require_record
 from walkeeper.storage.memory import MemoryStorage
 
 NAME = wal_object(WalSegment(1, 0, 3))
@@ -224,3 +225,38 @@ async def test_names_are_listed_relative_to_the_archive(
     assert found == names[1:]
     assert await archive.folders("wal/") == ["wal/00000001/"]
     assert isinstance(ObjectName(found[0]), str)
+
+
+async def test_an_archive_that_was_replaced_by_another_one_is_noticed(
+    pool: ThreadPoolExecutor, keys: TestKeys
+) -> None:
+    storage = MemoryStorage()
+    archive = await make_archive(storage, keys, pool)
+    trust = Trust((keys.writer,))
+    await require_record(archive, trust)
+    await storage.delete(archive.path("archive.json"))
+    with pytest.raises(NotInitialised):
+        await require_record(archive, trust)
+    await make_archive(storage, keys, pool)
+    with pytest.raises(ForeignCluster, match="another one"):
+        await require_record(archive, trust)
+
+
+async def test_what_another_believed_writer_signed_can_be_read(
+    pool: ThreadPoolExecutor, keys: TestKeys
+) -> None:
+    """Its content code was made with a key that is not at hand, so it says nothing here."""
+    storage = MemoryStorage()
+    archive = await make_archive(storage, keys, pool)
+    with archive.sealer.seal(NAME, [CONTENT]) as sealed:
+        await archive.put(sealed)
+    second = TestKeys.generate()
+    opener = Opener(
+        archive=archive.record.archive,
+        system_identifier=archive.record.system_identifier,
+        writers=[second.writer, keys.writer],
+        identities=[keys.identity],
+        signing=second.signing,
+    )
+    reading = Archive(storage, archive.folder, archive.record, ArchiveKeys(None, opener), pool)
+    assert await reading.read(NAME, limit_bytes=1 << 20) == CONTENT

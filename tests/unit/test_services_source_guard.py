@@ -13,7 +13,12 @@ from walkeeper.core.wal import SegmentSize
 from walkeeper.errors import ForeignCluster, PostgresError
 from walkeeper.postgres.facts import ServerFacts
 from walkeeper.repository.records import FORMAT_VERSION, SOURCE_POSTGRESQL, ArchiveRecord
-from walkeeper.services.source_guard import require_source
+from walkeeper.services.source_guard import (
+    Verified,
+    _find_change,
+    _with_local_start,
+    require_source,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FACTS = ServerFacts(
@@ -81,3 +86,17 @@ def test_a_server_that_does_not_archive_through_the_hook_may_not(
 ) -> None:
     with pytest.raises(PostgresError, match=reason):
         require_source(replace(FACTS, **changes), RECORD)
+
+
+def test_what_was_found_of_a_directory_does_not_hold_for_another_one(tmp_path: Path) -> None:
+    """A directory may be replaced under its name while no server runs on it."""
+    data = tmp_path / "data"
+    (data / "pg_wal").mkdir(parents=True)
+    (data / "postmaster.pid").write_text(f"1\n{data}\n{int(NOW.timestamp())}\n")
+    found = _with_local_start(Verified(FACTS, data, NOW))
+    assert _find_change(found) is None
+    (data / "postmaster.pid").unlink()
+    assert _find_change(found) is None  # its archiver may be in its last cycle
+    data.rename(tmp_path / "before")
+    (data / "pg_wal").mkdir(parents=True)
+    assert "another directory" in str(_find_change(found))

@@ -53,6 +53,8 @@ class Agent:
         self._catch_signals()
         async with open_workshop(self._config) as shop:
             archive = await shop.archive(self._archive, probe=True)
+            # A writer key that readers do not believe is told now, not at the restore.
+            shop.sealer(archive.record, level=self._config.archive.level)
             await self._serve(shop, archive)
 
     async def _serve(self, shop: Workshop, archive: Archive) -> None:

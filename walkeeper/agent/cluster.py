@@ -17,6 +17,7 @@ from walkeeper.core.wal import WalFile, WalSegment
 from walkeeper.errors import DifferentContent
 from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory
 from walkeeper.repository.archive import Archive
+from walkeeper.repository.identity import require_record
 from walkeeper.services.archiver import Archiver
 from walkeeper.services.budget import ByteBudget
 from walkeeper.services.lineage import Lineage, Position, check_lineage
@@ -62,6 +63,7 @@ class ClusterService:
         verified = self.guard.verified
         if verified is None or self._draining:
             return
+        self.guard.bound = verified.data_dir
         wal_dir = WalDirectory(verified.data_dir / "pg_wal", self._shop.pool)
         uploader = self._uploader(verified, wal_dir)
         self.archiver = Archiver(
@@ -107,6 +109,7 @@ class ClusterService:
             self.archiver.drain()
 
     async def _lineage(self, where: Callable[[], Awaitable[Position]], pg_wal: Path) -> Lineage:
+        await require_record(self._archive, self._shop.trust)
         return await check_lineage(self._archive, where, pg_wal, self._shop.pool)
 
     def _uploader(self, verified: Verified, wal_dir: WalDirectory) -> WalUploader:

@@ -78,10 +78,19 @@ class Workshop:
             writer=self.run_id,
         )
         signing = SigningKey.derive(self.keyring.require_writer_key())
+        if signing.writer not in self.keyring.writers:
+            raise ConfigError(
+                f"the writer key at hand is {signing.writer}, which readers do not believe: what "
+                "it signed could not be restored",
+                hint="use the cluster's own writer key: one file for all of its hosts",
+            )
         return Sealer(self.keyring.require_recipients(), signing, context, level=level)
 
     def _archive_keys(self, record: ArchiveRecord) -> ArchiveKeys:
-        can_write = self.keyring.writer_key is not None and self.keyring.recipients
+        key = self.keyring.writer_key
+        # A host with a strange writer key may still read; whoever writes is told by `sealer`.
+        own = key is not None and SigningKey.derive(key).writer in self.keyring.writers
+        can_write = own and bool(self.keyring.recipients)
         opener = Opener(
             archive=record.archive,
             system_identifier=record.system_identifier,

@@ -23,17 +23,18 @@ log = structlog.get_logger(__name__)
 def load_keyring(config: EncryptionConfig) -> Keyring:
     """Read every key that is configured; blocks. A host may lack any of them.
 
-    The writers that are believed are those configured, else those of the identity file's comment
-    and of the writer key at hand. Raises ConfigError and KeyUnavailable.
+    The writers that are believed are those configured, else those of the identity file's comment,
+    else that of the writer key at hand. Raises ConfigError and KeyUnavailable.
     """
     identity = _load_identity(config)
     key = None
     if config.writer_key_file is not None:
         key = parse_writer_key_file(_read(config.writer_key_file), str(config.writer_key_file)).key
     writers = tuple(_parse_writer(text) for text in config.writers)
-    if not writers:
-        own = (SigningKey.derive(key).writer,) if key is not None else ()
-        writers = tuple(dict.fromkeys((*(identity.writers if identity else ()), *own)))
+    if not writers and identity is not None:
+        writers = identity.writers
+    if not writers and key is not None:
+        writers = (SigningKey.derive(key).writer,)
     return Keyring(
         recipients=tuple(_parse_recipient(text) for text in config.recipients),
         identities=identity.identities if identity else (),

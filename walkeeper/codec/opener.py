@@ -29,6 +29,8 @@ class ObjectHeader:
     name: ObjectName
     facts: ObjectFacts
     age: AgeHeader
+    signer: Writer | None = None
+    """Which of the believed writers signed it; None where everybody is believed."""
 
     @property
     def size_bytes(self) -> int:
@@ -110,9 +112,9 @@ class Opener:
                 if complete:
                     raise IntegrityError("the age header is cut")
                 return None
-            facts = decode_object_stanza(age, self._writers)
+            facts, signer = decode_object_stanza(age, self._writers)
             self._check(name, facts, age)
-            return ObjectHeader(name, facts, age)
+            return ObjectHeader(name, facts, age, signer)
 
     def open(self, header: ObjectHeader) -> ObjectReader:
         """A reader for the payload behind this header.
@@ -135,7 +137,9 @@ class Opener:
             header.age.check_mac(file_key)
             if not hmac.compare_digest(commitment(file_key), decode_base64(header.facts.commit)):
                 raise IntegrityError("the file key is not the one it was written with")
-        return ObjectReader(header.name, header.facts, file_key, self._signing)
+        # A content code can be checked only with the key that made it.
+        own = self._signing if self._signing and self._signing.writer == header.signer else None
+        return ObjectReader(header.name, header.facts, file_key, own)
 
     def open_whole(self, name: ObjectName, data: Buffer, *, limit_bytes: int) -> OpenedObject:
         """Open a small object that is in memory; refuses more than ``limit_bytes`` of content."""

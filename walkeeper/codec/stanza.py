@@ -82,15 +82,16 @@ def encode_object_stanza(facts: ObjectFacts, signing: SigningKey) -> bytes:
     return encode_stanza((_KIND, _VERSION, encode_base64(signature)), body)
 
 
-def decode_object_stanza(header: AgeHeader, writers: Sequence[Writer] | None) -> ObjectFacts:
-    """The facts of an object, believed only when one of the writers signed them.
+def decode_object_stanza(
+    header: AgeHeader, writers: Sequence[Writer] | None
+) -> tuple[ObjectFacts, Writer | None]:
+    """The facts of an object, believed only when one of the writers signed them, and which one.
 
-    ``writers`` None believes everybody. Raises `IntegrityError`, or `FormatTooNew` when the
-    object requires a feature that this program does not know.
+    ``writers`` None believes everybody and names nobody. Raises `IntegrityError`, or `FormatTooNew`
+    when the object requires a feature that this program does not know.
     """
     stanza = _object_stanza(header.stanzas)
-    if writers is not None:
-        _check_signature(stanza, writers)
+    signer = None if writers is None else _find_signer(stanza, writers)
     try:
         facts = msgspec.json.decode(stanza.body, type=ObjectFacts)
     except msgspec.MsgspecError as error:
@@ -102,7 +103,7 @@ def decode_object_stanza(header: AgeHeader, writers: Sequence[Writer] | None) ->
             hint="upgrade walkeeper to at least the version that wrote the archive",
         )
     _check_facts(facts)
-    return facts
+    return facts, signer
 
 
 def _object_stanza(stanzas: Sequence[Stanza]) -> Stanza:
@@ -118,7 +119,7 @@ def _object_stanza(stanzas: Sequence[Stanza]) -> Stanza:
     return first
 
 
-def _check_signature(stanza: Stanza, writers: Sequence[Writer]) -> None:
+def _find_signer(stanza: Stanza, writers: Sequence[Writer]) -> Writer:
     if len(stanza.args) != 3:
         raise IntegrityError("it is not signed")
     try:
@@ -127,11 +128,13 @@ def _check_signature(stanza: Stanza, writers: Sequence[Writer]) -> None:
         raise IntegrityError(f"its signature is {error}") from None
     if len(signature) != SIGNATURE_BYTES:
         raise IntegrityError("its signature has the wrong length")
-    if find_signer(writers, _SIGNED_PREFIX + stanza.body, signature) is None:
+    signer = find_signer(writers, _SIGNED_PREFIX + stanza.body, signature)
+    if signer is None:
         raise IntegrityError(
             "it is not signed by a known writer: damaged or forged",
             hint="compare [encryption] writers with the writer of the host that archives",
         )
+    return signer
 
 
 def _check_facts(facts: ObjectFacts) -> None:

@@ -25,6 +25,7 @@ from walkeeper.errors import (
     ObjectNotFound,
     UsageError,
 )
+from walkeeper.repository.archive import Archive
 from walkeeper.repository.records import FORMAT_VERSION, ArchiveRecord
 from walkeeper.storage.base import Capabilities, Storage
 
@@ -96,6 +97,21 @@ async def load_record(storage: Storage, folder: str, trust: Trust) -> ArchiveRec
         if version is not None and version > FORMAT_VERSION:
             raise _too_new(folder, version)
     return record
+
+
+async def require_record(archive: Archive, trust: Trust) -> None:
+    """Raise unless the archive is still the one that was opened.
+
+    Somebody may have removed it, and created another one in its place: what is sealed for the old
+    one could not be read there. Raises NotInitialised, ForeignCluster and what storage raises.
+    """
+    record = await load_record(archive.storage, archive.folder, trust)
+    if record.archive != archive.record.archive:
+        raise ForeignCluster(
+            f"the archive {archive.folder} is another one than when it was opened: "
+            f"{record.archive}, before {archive.record.archive}",
+            hint="restart the agent if that was meant",
+        )
 
 
 def decode_record(data: bytes, trust: Trust) -> ArchiveRecord:

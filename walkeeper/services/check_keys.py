@@ -57,8 +57,7 @@ def _try_keys(keys: KeysAtHand) -> str:
         raise KeyUnavailable(
             f"the writer key here is {signing.writer}, which is not among the writers that readers "
             "believe",
-            hint="use the cluster's own writer key, or add this one to [encryption] writers and to "
-            "the line '# writer:' of the identity file",
+            hint="use the cluster's own writer key: one file for all of its hosts",
         )
     context = ObjectContext(archive=secrets.token_hex(16), system_identifier="1", writer="check")
     sealed = Sealer(keyring.recipients, signing, context).seal(_SAMPLE_NAME, [_SAMPLE])

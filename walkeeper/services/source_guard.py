@@ -37,6 +37,8 @@ DETACHED_FILE: Final = "walkeeper.detached"
 """Left in a restored data directory: it must not write into the archive of its source."""
 
 _POLL_S: Final = 5.0
+_LINEAGE_S: Final = 3600.0
+"""How often the archive itself is looked at again: somebody may have removed it."""
 _RETRY_S: Final = 1.0
 _DEADLINE_S: Final = 10.0
 
@@ -50,6 +52,8 @@ class Verified:
     facts: ServerFacts
     data_dir: Path
     postmaster_started_at: datetime
+    pg_wal: tuple[int, int] = (0, 0)
+    """Device and inode of the directory that was recognised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,9 @@ class SourceGuard:
         )
         self.flush_lsn: Lsn | None = None
         self.checked: Checked | None = None
+        self.bound: Path | None = None
+        """The data directory that is being archived, once that has begun: no other one is."""
+        self._lineage_at = 0.0
         self.session: Server | None = None
         """A session with the very server that runs on the data directory, whatever else of it
         may not fit; None while there is none."""
@@ -182,6 +189,11 @@ class SourceGuard:
         facts = await server.facts()
         data_dir = self._configured_dir or facts.data_directory
         await server.check_same_server(data_dir, self._pool)
+        if self.bound is not None and data_dir != self.bound:
+            raise PostgresError(
+                f"the server has moved from {self.bound} to {data_dir}",
+                hint="restart the agent: systemctl restart walkeeper",
+            )
         self.session = server
         self.flush_lsn = None if facts.in_recovery else await server.flush_lsn()
         require_source(facts, self._record)
@@ -204,11 +216,11 @@ class SourceGuard:
         self._wake.clear()
 
     async def _check_lineage(self, server: Server, found: Verified) -> None:
-        """Once for each session and each timeline: is it the archive's own?"""
+        """For each session and each timeline, and hourly: is it the archive's own?"""
         timeline, checked = found.facts.timeline, self.checked
-        if self._lineage is None or (
-            checked is not None and checked.session is server and checked.timeline == timeline
-        ):
+        known = checked is not None and checked.session is server and checked.timeline == timeline
+        now = asyncio.get_running_loop().time()
+        if self._lineage is None or (known and now - self._lineage_at < _LINEAGE_S):
             return
 
         async def where() -> Position:
@@ -218,7 +230,9 @@ class SourceGuard:
             return Position(*position)
 
         lineage = await self._lineage(where, found.data_dir / "pg_wal")
-        self.checked = Checked(server, timeline, lineage)
+        self._lineage_at = now
+        if not known:  # else the tail has gone on from there meanwhile
+            self.checked = Checked(server, timeline, lineage)
 
     async def _lost(self, error: PostgresUnavailable) -> None:
         # A verified server that shuts down goes on archiving: what was found holds until the
@@ -272,13 +286,24 @@ def _with_local_start(verified: Verified) -> Verified:
     postmaster = find_postmaster(verified.data_dir)
     if postmaster is None:
         raise PostgresUnavailable(f"no server runs on {verified.data_dir}")
-    return Verified(verified.facts, verified.data_dir, postmaster.started_at)
+    pg_wal = _identify(verified.data_dir)
+    return Verified(verified.facts, verified.data_dir, postmaster.started_at, pg_wal)
+
+
+def _identify(data_dir: Path) -> tuple[int, int]:
+    try:
+        facts = (data_dir / "pg_wal").stat()
+    except OSError as error:
+        raise PostgresUnavailable(f"{data_dir}/pg_wal cannot be read: {error.strerror}") from error
+    return facts.st_dev, facts.st_ino
 
 
 def _find_change(verified: Verified) -> WalkeeperError | None:
     try:
         require_attached(verified.data_dir)
         postmaster = find_postmaster(verified.data_dir)
+        if _identify(verified.data_dir) != verified.pg_wal:
+            return PostgresUnavailable(f"{verified.data_dir} is another directory than before")
     except WalkeeperError as error:
         return error
     # Without the file the postmaster has gone; its archiver may still be in its last cycle.

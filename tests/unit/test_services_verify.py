@@ -204,7 +204,6 @@ async def test_histories_that_contradict_each_other_are_found(small: SmallArchiv
         (cut_segment_bytes(1, 4), "not a complete segment"),
         (segment_bytes(1, 5), "is not this segment"),
         (segment_bytes(1, 4)[:-8192], "a segment has"),
-        (segment_bytes(1, 4)[: 100 * 8192] + bytes(8191) + b"x" + bytes((27) * 8192), "zeros"),
     ],
 )
 async def test_wal_that_was_sealed_well_and_is_none_is_found(

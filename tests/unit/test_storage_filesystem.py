@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import stat
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from walkeeper.errors import (
 from walkeeper.storage import durable
 from walkeeper.storage.filesystem import FilesystemStorage
 from walkeeper.storage.folder import FolderReader
+from walkeeper.storage.root import RootGuard
 
 DAY_S = 24 * 3600
 
@@ -207,7 +210,7 @@ async def test_an_unmounted_root_is_an_outage_and_comes_back(
 
     root.rename(tmp_path / "away")
     root.mkdir()
-    with pytest.raises(StorageUnavailable, match="empty"):
+    with pytest.raises(StorageUnavailable, match="another one than before"):
         await storage.head("one")
     with pytest.raises(StorageUnavailable):
         await storage.put("two", b"2")
@@ -217,6 +220,212 @@ async def test_an_unmounted_root_is_an_outage_and_comes_back(
     root.rmdir()
     (tmp_path / "away").rename(root)
     assert await names(storage) == ["one"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with one archive and one more object, made by an earlier process."""
+    folder = tmp_path / "mount" / "archive-1"
+    folder.mkdir(parents=True)
+    (folder / "archive.json").write_bytes(b"whose archive it is")
+    (folder / "one").write_bytes(b"1")
+    return tmp_path / "mount"
+
+
+def replace_root(root: Path, other: Path) -> None:
+    root.rename(root.with_name("away"))
+    other.rename(root)
+
+
+def other_disk(root: Path) -> Path:
+    other = root.with_name("other")
+    (other / "lost+found").mkdir(parents=True)
+    (other / ".keep").touch()
+    return other
+
+
+async def read(storage: FilesystemStorage, name: str) -> bytes:
+    async with storage.read(name) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def refuses_everything(storage: FilesystemStorage, root: Path) -> None:
+    before = files_below(root)
+    for attempt in (
+        storage.put("archive-1/two", b"2"),
+        storage.put_stream("archive-1/two", _one_chunk()),
+        storage.head("archive-1/one"),
+        storage.delete("archive-1/one"),
+        storage.folders(""),
+        storage.sync("archive-1/one"),
+        names(storage),
+        read(storage, "archive-1/one"),
+    ):
+        with pytest.raises(StorageUnavailable, match="another one than before") as caught:
+            await attempt
+        assert "mounted" in (caught.value.hint or "")
+    assert files_below(root) == before
+
+
+async def _one_chunk() -> AsyncIterator[bytes]:
+    yield b"2"
+
+
+@pytest.mark.parametrize("first", ["read", "head", "list", "put", "not found"])
+async def test_another_directory_that_is_not_empty_is_an_outage_and_nothing_is_put_there(
+    root: Path, executor: ThreadPoolExecutor, first: str
+) -> None:
+    storage = FilesystemStorage(root, executor)
+    if first == "read":
+        await read(storage, "archive-1/one")
+    elif first == "head":
+        await storage.head("archive-1/one")
+    elif first == "list":
+        await names(storage)
+    elif first == "put":
+        await storage.put("archive-1/three", b"3")
+    else:
+        with pytest.raises(ObjectNotFound):
+            await storage.head("archive-1/two")
+    replace_root(root, other_disk(root))
+    await refuses_everything(storage, root)
+
+    root.rename(root.with_name("other"))
+    root.with_name("away").rename(root)
+    assert await read(storage, "archive-1/one") == b"1"
+
+
+async def test_another_repository_in_the_place_of_the_root_is_refused(
+    root: Path, executor: ThreadPoolExecutor
+) -> None:
+    storage = FilesystemStorage(root, executor)
+    await storage.head("archive-1/one")
+    other = root.with_name("other")
+    shutil.copytree(root, other)
+    (other / "archive-1" / "archive.json").write_bytes(b"whose archive it it")
+    replace_root(root, other)
+    await refuses_everything(storage, root)
+
+
+async def test_the_same_repository_mounted_anew_is_accepted_again_and_again(
+    root: Path, executor: ThreadPoolExecutor
+) -> None:
+    storage = FilesystemStorage(root, executor)
+    await storage.head("archive-1/one")
+    for number in range(2):
+        copy = root.with_name("copy")
+        subprocess.run(["cp", "-a", root, copy], check=True)
+        root.rename(root.with_name(f"old-{number}"))
+        copy.rename(root)
+        await storage.put(f"archive-1/new-{number}", b"2")
+        assert await read(storage, "archive-1/one") == b"1"
+    assert [name for name in await names(storage) if "new" in name] == [
+        "archive-1/new-0",
+        "archive-1/new-1",
+    ]
+    assert await storage.folders("") == ["archive-1/"]
+    replace_root(root, other_disk(root))
+    await refuses_everything(storage, root)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_archive_made_through_us_is_known_when_it_is_mounted_anew(
+    tmp_path: Path, executor: ThreadPoolExecutor, streamed: bool
+) -> None:
+    root = tmp_path / "mount"
+    root.mkdir()
+    storage = FilesystemStorage(root, executor)
+    if streamed:
+        await storage.put_stream("archive-1/archive.json", _one_chunk())
+    else:
+        await storage.put("archive-1/archive.json", b"2")
+    shutil.copytree(root, tmp_path / "copy")
+    replace_root(root, tmp_path / "copy")
+    assert await read(storage, "archive-1/archive.json") == b"2"
+
+    await storage.delete("archive-1/archive.json")
+    await storage.put("archive-2/archive.json", b"2")
+    shutil.copytree(root, tmp_path / "copy")
+    root.rename(tmp_path / "gone")
+    (tmp_path / "copy").rename(root)
+    assert await names(storage) == ["archive-2/archive.json"]
+
+
+async def test_without_an_archive_a_used_directory_is_not_exchanged_for_another(
+    tmp_path: Path, executor: ThreadPoolExecutor
+) -> None:
+    root = tmp_path / "mount"
+    root.mkdir()
+    storage = FilesystemStorage(root, executor)
+    await storage.put("archive-1/one", b"1")
+    replace_root(root, other_disk(root))
+    await refuses_everything(storage, root)
+
+
+async def test_a_repository_that_is_mounted_after_the_first_look_is_accepted(
+    root: Path, executor: ThreadPoolExecutor
+) -> None:
+    repository = root.rename(root.with_name("repository"))
+    root.mkdir()
+    storage = FilesystemStorage(root, executor)
+    with pytest.raises(ObjectNotFound):
+        await storage.head("archive-1/one")
+    replace_root(root, repository)
+    assert await read(storage, "archive-1/one") == b"1"
+    assert await names(storage) == ["archive-1/archive.json", "archive-1/one"]
+
+
+async def test_a_listing_during_which_the_root_is_unmounted_fails_and_does_not_end_early(
+    root: Path, executor: ThreadPoolExecutor
+) -> None:
+    for folder in ("a", "b", "c"):
+        (root / folder).mkdir()
+        (root / folder / "object").touch()
+    storage = FilesystemStorage(root, executor)
+    listing = aiter(storage.list_objects(""))
+    assert (await anext(listing)).name == "a/object"
+    replace_root(root, other_disk(root))
+    with pytest.raises(StorageUnavailable, match="another one than before"):
+        await anext(listing)
+
+
+@pytest.mark.parametrize("question", ["list", "folders"])
+async def test_a_folder_found_missing_because_of_an_unmount_is_not_an_empty_listing(
+    root: Path,
+    executor: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    question: str,
+) -> None:
+    storage = FilesystemStorage(root, executor)
+    await storage.head("archive-1/one")
+    real = os.scandir
+    other = other_disk(root)
+
+    def unmount_before(path: Path) -> object:
+        if other.exists():
+            replace_root(root, other)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", unmount_before)
+    with pytest.raises(StorageUnavailable, match="another one than before"):
+        await (
+            names(storage, "archive-1/") if question == "list" else storage.folders("archive-1/")
+        )
+
+
+async def test_the_archives_are_not_read_again_on_every_operation(
+    root: Path, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = FilesystemStorage(root, executor)
+    await storage.head("archive-1/one")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(RootGuard, "_fingerprint", refuse)
+    await storage.put("archive-1/two", b"2")
+    await storage.head("archive-1/two")
+    assert len(await names(storage)) == 3
 
 
 async def test_a_file_that_shrinks_while_it_is_read_is_not_a_short_object(

@@ -28,7 +28,8 @@ from walkeeper.storage.base import (
     check_range,
 )
 from walkeeper.storage.durable import Draft, os_errors, prune_folders, sync_file, sync_folders
-from walkeeper.storage.folder import Entry, FileReader, FolderReader, RootGuard, stat_file
+from walkeeper.storage.folder import Entry, FileReader, FolderReader, stat_file
+from walkeeper.storage.root import RootGuard
 
 T = TypeVar("T")
 
@@ -69,6 +70,7 @@ class FilesystemStorage:
                 draft.publish()
             finally:
                 draft.discard()
+            self._guard.written(name)
 
         await self._run(write)
 
@@ -88,6 +90,7 @@ class FilesystemStorage:
                 await self._run(partial(draft.write, batch))
                 size_bytes += len(batch)
             await self._run(draft.publish)
+            await self._run(partial(self._guard.written, name))
         finally:
             await asyncio.shield(asyncio.wrap_future(self._executor.submit(draft.discard)))
         return size_bytes
@@ -119,11 +122,11 @@ class FilesystemStorage:
         await self._run(self._guard.check)
         folder = check_folder(prefix[: prefix.rfind("/") + 1])
         reader = FolderReader(self._root, prefix, after, now=time.time)
-        pending = await self._run(lambda: reader.entries(folder))
+        pending = await self._run(partial(self._entries, reader, folder))
         while pending:
             if pending[-1].is_folder:
                 below = pending.pop()
-                pending += await self._run(partial(reader.entries, below.name))
+                pending += await self._run(partial(self._entries, reader, below.name))
                 continue
             files = _take_files(pending)
             for info in await self._run(partial(self._infos, files)):
@@ -137,7 +140,9 @@ class FilesystemStorage:
         def search() -> list[str]:
             self._guard.check()
             below = [entry.name for entry in reader.entries(prefix) if entry.is_folder]
-            return sorted(name for name in below if reader.holds_object(name))
+            found = sorted(name for name in below if reader.holds_object(name))
+            self._guard.check()
+            return found
 
         return await self._run(search)
 
@@ -147,14 +152,12 @@ class FilesystemStorage:
 
         def remove() -> None:
             self._guard.check()
-            with os_errors("delete", path):
-                try:
-                    path.unlink()
-                except (FileNotFoundError, NotADirectoryError):
-                    return
-                with suppress(FileNotFoundError):
-                    sync_folders(path.parent, path.parent)
-            prune_folders(self._root, path.parent)
+            missing = suppress(FileNotFoundError, NotADirectoryError)
+            with os_errors("delete", path), missing:
+                path.unlink()
+                sync_folders(path.parent, path.parent)
+                prune_folders(self._root, path.parent)
+            self._guard.deleted(name)
 
         await self._run(remove)
 
@@ -196,12 +199,20 @@ class FilesystemStorage:
 
     def _asked(self, path: Path, question: Callable[[], T]) -> T:
         """The answer, or `ObjectNotFound` when the file system itself denies that there is one."""
+        self._guard.check()
         with os_errors("read", path):
             try:
-                return question()
+                answer = question()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 self._guard.check()
                 raise ObjectNotFound(f"{path} does not exist") from None
+        self._guard.used()
+        return answer
+
+    def _entries(self, reader: FolderReader, folder: str) -> list[Entry]:
+        entries = reader.entries(folder)
+        self._guard.check()  # a folder that is missing is empty only if its root is there
+        return entries
 
     def _infos(self, entries: list[Entry]) -> list[ObjectInfo]:
         infos = []
@@ -209,6 +220,8 @@ class FilesystemStorage:
             path = self._root / entry.name
             with os_errors("list", path), suppress(FileNotFoundError):
                 infos.append(_info(entry.name, path.stat()))
+        self._guard.check()
+        self._guard.used()
         return infos
 
     async def _chunks(self, reader: FileReader) -> AsyncGenerator[bytes, None]:

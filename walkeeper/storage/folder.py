@@ -115,38 +115,6 @@ class FileReader:
                 os.close(self._fd)
 
 
-class RootGuard:
-    """Tells an absent object from an absent mount.
-
-    When the file system is unmounted its mount point is an empty directory in which nothing exists:
-    that is an outage. Another non-empty directory is the same archive, mounted again.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._known: tuple[int, int] | None = None
-
-    def check(self) -> None:
-        """Raises `StorageError` unless the root is there and is the one seen before."""
-        with os_errors("open", self._root):
-            try:
-                found = self._root.stat()
-            except FileNotFoundError:
-                raise StorageUnavailable(
-                    f"the directory {self._root} does not exist",
-                    hint="mount it, or create it before the archive is made",
-                ) from None
-            if not stat.S_ISDIR(found.st_mode):
-                raise NotADirectoryError(f"{self._root} is not a directory")
-            identity = (found.st_dev, found.st_ino)
-            if self._known not in {None, identity} and not any(self._root.iterdir()):
-                raise StorageUnavailable(
-                    f"the directory {self._root} is another one than before, and empty",
-                    hint="is its file system still mounted?",
-                )
-            self._known = identity
-
-
 def stat_file(path: Path) -> os.stat_result:
     """Stat of a file; raises IsADirectoryError for whatever else has that name."""
     found = path.stat()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.fix_archive import TestKeys, make_archive
 from tests.fix_tail import SYSTEM, FaultyStorage, Host, join
+from walkeeper.core.layout import wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import ForeignCluster, StorageUnavailable
 from walkeeper.repository.archive import Archive
@@ -270,3 +271,34 @@ async def stored_end(storage: FaultyStorage, archive: Archive) -> int:
         segment = WalSegment.parse(name.split("/")[2])
         ends.append(segment.begin(size).value + (await find_chain(archive, segment)).end)
     return max(ends)
+
+
+async def test_a_damaged_segment_does_not_stop_the_archiving_and_an_older_one_is_compared(
+    host: Host,
+    tail_archive: Archive,
+    faulty: FaultyStorage,
+    pool: ThreadPoolExecutor,
+    tmp_path: Path,
+) -> None:
+    host.write(1000)
+    copy = host.copy(tmp_path / "copy")
+    signed = host.segment
+    host.write(MIB)
+    await host.archive_segment(tail_archive, signed)
+    planted = WalSegment(signed.timeline, signed.log + 1, signed.seg)
+    await faulty.put(tail_archive.path(wal_object(planted)), b"garbage")
+    await host.check(tail_archive, pool)
+    copy.write(20 * MIB)
+    await refused(copy, tail_archive, pool, f"other bytes than pg_wal/{signed}")
+
+
+async def test_nothing_but_damaged_segments_is_nothing_to_compare(
+    host: Host, tail_archive: Archive, faulty: FaultyStorage, pool: ThreadPoolExecutor
+) -> None:
+    host.write(1000)
+    for number in range(100, 140):
+        name = wal_object(WalSegment.numbered(1, number, host.size))
+        await faulty.put(tail_archive.path(name), b"garbage")
+    faulty.requests.clear()
+    await host.check(tail_archive, pool)
+    assert len([one for one in faulty.requests if one.startswith("GET")]) == 16

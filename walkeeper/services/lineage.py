@@ -10,6 +10,7 @@ of another history.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ _RESTORE: Final = (
     "is this a copy? give it an archive of its own ([cluster] archive). Is it the true server, set "
     "back to an earlier moment? restore it instead: walkeeper restore --resume-archiving"
 )
+
+_MOST_UNREADABLE: Final = 16
+"""Segments that nobody signed are passed over on the way to one that can be compared."""
 
 log = structlog.get_logger(__name__)
 
@@ -80,8 +84,8 @@ async def check_lineage(
 
     ``where`` asks the server. Raises ForeignCluster when the archive is ahead of the server on its
     timeline, or holds other bytes; what PostgreSQL has removed since cannot be compared and need
-    not. A damaged tail is no reason to raise, for the archiving of whole segments must not end
-    with it. Costs a few short listings.
+    not. A damaged tail or segment is no reason to raise, for the archiving of whole segments must
+    not end with it. Costs a few short listings.
     """
     timeline = (await where()).timeline
     missing = await find_missing_ancestors(archive, timeline, pg_wal, pool)
@@ -114,9 +118,7 @@ async def check_server(
 
 
 async def _find_newest(archive: Archive, timeline: int) -> _Newest:
-    segment, content = await _newest_segment(archive, timeline), None
-    if segment is not None:
-        content = (await archive.read_header(layout.wal_object(segment))).content
+    segment, content = await _newest_segment(archive, timeline)
     tails = [
         one
         async for one in tail_folders(archive)
@@ -132,17 +134,30 @@ async def _find_newest(archive: Archive, timeline: int) -> _Newest:
     return _Newest(segment, content, tail)
 
 
-async def _newest_segment(archive: Archive, timeline: int) -> WalSegment | None:
-    size = archive.segment_size
+async def _newest_segment(
+    archive: Archive, timeline: int
+) -> tuple[WalSegment, bytes | None] | tuple[None, None]:
+    """The newest segment that a known writer signed, and its content code."""
+    unreadable = 0
     for folder in reversed(await archive.folders(layout.timeline_prefix(timeline))):
-        newest: WalSegment | None = None
-        async for info in archive.list_objects(folder):
-            stored = layout.parse_wal_object(info.name)
-            if isinstance(stored, WalSegment) and stored.fits(size):
-                newest = stored
-        if newest is not None:
-            return newest
-    return None
+        for segment in reversed(await _last_segments(archive, folder)):
+            try:
+                return segment, (await archive.read_header(layout.wal_object(segment))).content
+            except IntegrityError as error:
+                log.warning("segment_damaged", reason=str(error), hint=error.hint)
+                unreadable += 1
+            if unreadable == _MOST_UNREADABLE:
+                return None, None
+    return None, None
+
+
+async def _last_segments(archive: Archive, folder: str) -> deque[WalSegment]:
+    segments: deque[WalSegment] = deque(maxlen=_MOST_UNREADABLE)
+    async for info in archive.list_objects(folder):
+        stored = layout.parse_wal_object(info.name)
+        if isinstance(stored, WalSegment) and stored.fits(archive.segment_size):
+            segments.append(stored)
+    return segments
 
 
 class _Comparison:

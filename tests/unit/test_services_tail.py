@@ -229,3 +229,17 @@ async def test_lost_answers_outages_and_restarts_leave_a_chain_without_a_gap(
             assert host.flushed_content().startswith(joined)
             assert not chain.stranded
         assert joined == host.flushed_content()
+
+
+async def test_a_segment_that_is_left_while_the_server_is_recognised_is_told_of(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
+) -> None:
+    shipper = host.shipper(tail_archive, pool)
+    host.write(100)
+    await shipper.ship(host.position)
+    left = host.segment
+    await shipper.resume((await host.check(tail_archive, pool)).tail)
+    assert host.left == []
+    host.write(1 << 20)
+    await shipper.resume((await host.check(tail_archive, pool)).tail)
+    assert host.left == [left]

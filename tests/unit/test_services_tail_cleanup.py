@@ -136,3 +136,14 @@ async def test_a_whole_segment_that_nobody_signed_is_no_reason_to_delete(
         await eventually(lambda: cleaner.requests >= 2)
         await asyncio.sleep(0.05)
     assert len(faulty.names()) == 2
+
+
+async def test_deleting_goes_on_when_it_is_allowed_again(
+    host: Host, tail_archive: Archive, faulty: FaultyStorage, pool: ThreadPoolExecutor
+) -> None:
+    faulty.may_delete = False
+    await host.archive_segment(tail_archive, await ship_links(host, tail_archive, pool, 2))
+    async with running(tail_archive) as cleaner:
+        await eventually(lambda: cleaner.denied)
+        faulty.may_delete = True
+        await eventually(lambda: not faulty.names())

@@ -93,7 +93,7 @@ class TailShipper:
         """Go on behind what `check_lineage` has found of a segment."""
         local = self._open(chain.segment)
         await self._in_thread(partial(local.skip, chain.end))
-        self._current = _Current(local, chain.links, chain.damaged)
+        self._go_to(_Current(local, chain.links, chain.damaged))
 
     async def ship(self, position: Position) -> None:
         """Ship what was flushed up to a position; nothing is sent where nothing is new.
@@ -105,9 +105,8 @@ class TailShipper:
         """
         segment = position.segment(self._size)
         if self._current is None or self._current.local.segment != segment:
-            if self._current is not None:
-                self._leave(self._current.local.segment)
-            self._current = _Current(self._open(segment))
+            self._go_to(_Current(self._open(segment)))
+        assert self._current is not None
         current = self._current
         end = position.flushed - segment.begin(self._size)
         while current.local.position < end:
@@ -117,6 +116,12 @@ class TailShipper:
                     hint="the next segment has a tail again: SELECT pg_switch_wal()",
                 )
             await self._ship_link(current, min(end, current.local.position + _LONGEST_LINK))
+
+    def _go_to(self, current: _Current) -> None:
+        left = None if self._current is None else self._current.local.segment
+        if left is not None and left != current.local.segment:
+            self._leave(left)
+        self._current = current
 
     async def _ship_link(self, current: _Current, end: int) -> None:
         local = current.local

@@ -23,6 +23,8 @@ from walkeeper.services.tail_chain import tail_folders
 
 _AT_ONCE: Final = 16
 _RETRY_S: Final = 30.0
+_DENIED_RETRY_S: Final = 3600.0
+"""Permissions seldom change, but credentials are renewed and clocks set right."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +34,7 @@ class TailCleaner:
 
     A tail goes only when the complete segment is there: the end of a timeline that was left has
     no complete segment, and its tail is the only copy of the last bytes. Where deleting is denied
-    everything stays, which is said once.
+    everything stays, which is said once, and is tried again every hour.
     """
 
     def __init__(
@@ -54,16 +56,19 @@ class TailCleaner:
         self._wake.set()
 
     async def run(self) -> None:
-        """Delete what earlier processes have left, then what is left; ends when it is denied."""
+        """Delete what earlier processes have left, then what is left, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
                 await self._clean()
+                self.denied = False
             except StorageDenied as error:
+                if not self.denied:
+                    log.warning("tails_stay", reason=str(error), hint="retention may delete them")
                 self.denied = True
-                log.warning("tails_stay", reason=str(error), hint="retention may delete them")
-                return
+                self._wake.set()
+                await self._sleep(_DENIED_RETRY_S)
             except WalkeeperError as error:
                 log.info("tails_not_deleted_yet", reason=str(error), hint=error.hint)
                 self._wake.set()

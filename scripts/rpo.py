@@ -43,6 +43,7 @@ unix_socket_directories = '{root}'
 shared_buffers = '128MB'
 max_wal_size = '4GB'
 archive_mode = on
+autovacuum = off
 """
 SERVER_GONE = (
     asyncio.CancelledError,
@@ -53,6 +54,7 @@ SERVER_GONE = (
 )
 EARLIEST_S = 3.0
 SCALE = 5
+CALM_S, CALM_DEADLINE_S = 25.0, 120.0
 HOURS_A_MONTH = 730
 # S3 Standard, list prices of us-east-1: for 1000 requests of each kind, and for a GB and a month.
 PRICE_PUT, PRICE_GET, PRICE_GB = 0.005, 0.0004, 0.023
@@ -135,7 +137,7 @@ def main() -> int:
             with opened(arguments) as (place, walkeeper):
                 loss = lose(place, walkeeper, arguments.seconds)
             losses.append(loss)
-            console.print(f"{turn + 1:3}: {describe(loss)}")
+            console.print(f"{turn + 1:3}: {describe(loss)}", soft_wrap=True)
         if arguments.cost_seconds:
             with opened(arguments) as (place, _):
                 costs = measure_costs(place, arguments.cost_seconds, console)
@@ -272,9 +274,8 @@ def measure_costs(place: Workplace, seconds: float, console: Console) -> list[Co
     }
     found = []
     for name, load in loads.items():
-        ask(place, "CHECKPOINT")
         ask(place, "TRUNCATE committed")
-        time.sleep(5)
+        wait_calm(place)
         with console.status(f"what the tail costs: {name}"), load():
             before, began = ask_tail(place), time.monotonic()
             time.sleep(seconds)
@@ -282,6 +283,19 @@ def measure_costs(place: Workplace, seconds: float, console: Console) -> list[Co
         requests, size = (later - earlier for earlier, later in zip(before, after, strict=True))
         found.append(Cost(name, requests / hours, size / hours))
     return found
+
+
+def wait_calm(place: Workplace) -> None:
+    """Until the server writes nothing of its own any more: it tidies up behind a load."""
+    ask(place, "CHECKPOINT")
+    ask(place, "SELECT pg_switch_wal()")
+    deadline = time.monotonic() + CALM_DEADLINE_S
+    end, since = "", time.monotonic()
+    while time.monotonic() - since < CALM_S and time.monotonic() < deadline:
+        now = ask(place, "SELECT pg_current_wal_flush_lsn()")
+        if now != end:
+            end, since = now, time.monotonic()
+        time.sleep(1)
 
 
 def ask_tail(place: Workplace) -> tuple[int, int]:

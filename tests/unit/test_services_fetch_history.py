@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fix_archive import TestKeys
-from tests.fix_fetch import FetchBench, lsn_in, make_bench
+from tests.fix_fetch import FetchBench, lsn_in, make_bench, segment
 from walkeeper.core.layout import wal_object
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import TimelineHistoryFile
@@ -16,6 +16,7 @@ from walkeeper.errors import (
     IntegrityError,
     KeyUnavailable,
     NoSuchSegment,
+    ObjectFrozen,
     StorageDenied,
     StorageError,
     StorageUnavailable,
@@ -237,3 +238,60 @@ async def test_a_probe_costs_one_read_and_one_listing_once_the_timelines_are_kno
     bench.storage.reads.clear()
     assert await bench.fetch_history(6) is None
     assert bench.storage.reads == [bench.archive.path(wal_object(TimelineHistoryFile(6)))]
+
+
+PLANTED = [
+    "wal/00000099/00000000/000000990000000000000005.zst.age",
+    "wal/00000099/00000000/000000990000000000000006.zst.age",
+    "wal/00000099.history.zst.age",
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_nobody_signed_makes_no_timeline(
+    bench: FetchBench, keys: TestKeys, mode: str
+) -> None:
+    await bench.put_segments(1, 5)
+    signed = bench.archive.path(wal_object(segment(1, 5)))
+    async with bench.storage.read(signed) as chunks:
+        moved = b"".join([chunk async for chunk in chunks])
+    for name, body in zip(PLANTED, (b"garbage", moved, b""), strict=True):
+        await bench.storage.put(bench.archive.path(name), body)
+    assert await bench.fetch_history(2, mode) is None
+    assert bench.history.highest == 1
+    with pytest.raises(IntegrityError):  # it is there, whatever it is
+        await bench.fetch_history(0x99, mode)
+    assert await bench.fetch_history(2, mode) is None
+    other = await reborn(bench, keys)
+    assert other.history.highest == 1
+
+
+async def test_a_timeline_with_damaged_segments_is_known_by_a_sound_one(bench: FetchBench) -> None:
+    for number in range(15):
+        name = bench.archive.path(wal_object(segment(3, number)))
+        await bench.storage.put(name, b"garbage")
+    await bench.put_segments(3, 15)
+    with pytest.raises(NoSuchSegment):
+        await bench.fetch_history(2)
+
+
+async def test_behind_many_objects_that_nobody_signed_nothing_is_called_absent(
+    bench: FetchBench,
+) -> None:
+    for number in range(16):
+        name = bench.archive.path(wal_object(segment(3, number)))
+        await bench.storage.put(name, b"garbage")
+    with pytest.raises(StorageError, match="cannot be told"):
+        await bench.fetch_history(2)
+
+
+async def test_a_timeline_whose_objects_cannot_be_read_now_is_not_called_absent(
+    bench: FetchBench,
+) -> None:
+    await bench.put_segments(3, 5)
+    bench.storage.fail_read = {"000000030000000000000005.zst.age": StorageUnavailable("503")}
+    with pytest.raises(StorageUnavailable):
+        await bench.fetch_history(2)
+    bench.storage.fail_read = {"000000030000000000000005.zst.age": ObjectFrozen("GLACIER")}
+    with pytest.raises(NoSuchSegment):
+        await bench.fetch_history(2)

@@ -18,6 +18,7 @@ import structlog
 from walkeeper.core.layout import (
     WAL_PREFIX,
     CutOffSegment,
+    ObjectName,
     StoredWal,
     parse_wal_object,
     timeline_end,
@@ -26,7 +27,9 @@ from walkeeper.core.layout import (
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import BackupHistoryFile, TimelineHistoryFile, WalSegment
 from walkeeper.errors import (
+    IntegrityError,
     NoSuchSegment,
+    ObjectFrozen,
     ObjectNotFound,
     StorageError,
     StorageUnavailable,
@@ -37,6 +40,9 @@ from walkeeper.services.history_files import HistoryFiles, parse_history
 
 HISTORY_LIMIT_BYTES: Final = 1 << 20
 """No history file comes near: a line for each ancestor."""
+
+_MOST_UNSIGNED: Final = 16
+"""Objects in a row that no writer signed; behind that many nothing is said of the timelines."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +62,7 @@ class HistoryStore:
         self._contents: dict[int, bytes] = {}
         self._seen: set[int] = set()
         self._reported: set[int] = set()
+        self._unsigned: set[str] = set()
         self._listed = False
         self._kept_listed: int | None = None
         self._lock = asyncio.Lock()
@@ -194,17 +201,47 @@ class HistoryStore:
                     await self._fetch_for_later(wanted)
 
     async def _first_behind(self, timeline: int) -> StoredWal | None:
-        """The first stored name above a timeline: its history file, where it has one."""
+        """The first stored name above a timeline: its history file, where it has one.
+
+        A timeline that was not known is believed only for an object that a writer signed: else one
+        misplaced file would keep every number below it from being called absent.
+        """
         objects = self._archive.list_objects(WAL_PREFIX, after=timeline_end(timeline))
+        unsigned = 0
         try:
             async for info in objects:
                 found = parse_wal_object(info.name)
-                if found is not None:
+                if found is None:
+                    continue
+                name = ObjectName(info.name)
+                if _timeline_of(found) in self._seen or await self._is_ours(name):
                     return found
+                unsigned += 1
+                if unsigned == _MOST_UNSIGNED:
+                    raise StorageError(
+                        f"which timelines the archive holds cannot be told: {unsigned} objects up "
+                        f"to {name} are not what a known writer stored there",
+                        hint="find out where they come from, and delete what is not yours",
+                    )
         finally:
             if isinstance(objects, AsyncGenerator):
                 await objects.aclose()
         return None
+
+    async def _is_ours(self, name: ObjectName) -> bool:
+        """Whether a known writer stored an object; one in cold storage is believed."""
+        try:
+            await self._archive.read_header(name)
+        except ObjectNotFound:
+            return False
+        except IntegrityError as error:
+            if name not in self._unsigned:
+                self._unsigned.add(name)
+                log.warning("wal_object_not_ours", name=name, reason=error.message)
+            return False
+        except ObjectFrozen:
+            pass
+        return True
 
     async def _fetch_for_later(self, timeline: int) -> None:
         try:
@@ -225,7 +262,8 @@ class HistoryStore:
         except StorageError:
             raise
         except WalkeeperError:
-            self._seen.add(timeline)  # it cannot be read, so it is there
+            if await self._is_ours(name):
+                self._seen.add(timeline)  # it cannot be read, but it is there
             raise
         self._contents[timeline] = content
         self._seen.add(timeline)

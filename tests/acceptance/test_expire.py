@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import time
@@ -77,6 +78,30 @@ def test_what_expire_leaves_restores_and_what_it_deletes_is_gone(bed: RestoreBed
     assert pinned in backup_ids(one)
     leased = {row["id"]: row["reason"] for row in one.json("expire")["backups"]}[pinned]
     assert leased == "in use by a restore or drill"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_random_moments_inside_the_window_restore_after_expiry(bed: RestoreBed) -> None:
+    one = bed.installation
+    gone = backup_ids(one)[0]
+    base = grow(one, 1)
+    time.sleep(21)  # until the first backup lies outside a window of 20 s, and the second before it
+    moments: list[tuple[str, list[int]]] = []
+    for value in range(2, 7):
+        one.cluster.sql(f"INSERT INTO t VALUES ({value})")
+        moments.append((one.cluster.value("SELECT clock_timestamp()"), list(range(1, value + 1))))
+        one.archive_now()
+    one.cluster.sql("INSERT INTO t VALUES (7)")
+    one.archive_now()
+    one.configure('[retention]\nwindow = "20s"\nminimum_backups = 1\ngrace = "0s"\n')
+    report = one.json("expire")
+    assert {row["id"] for row in report["backups"] if row["deleted"]} == {gone}
+    assert backup_ids(one) == [base]
+    for number, (moment, expected) in enumerate(random.sample(moments, 3)):
+        bed.restore(f"moment{number}", "--target-time", moment)
+        assert rows(bed.started(f"moment{number}")) == expected
+        bed.stop_started()
 
 
 @pytest.mark.timeout(300)

@@ -51,7 +51,7 @@ def wait_refused(copy: Installation, reason: str) -> SourceStatus:
 
 
 def check_untouched(shipping: Installation, before: dict[str, str]) -> None:
-    """Nothing was added but what the server itself has shipped meanwhile: it is never quite idle."""
+    """Nothing was added but what the server itself has shipped: it is never quite idle."""
     after = fingerprint(FileShelf(shipping.repository))
     assert before.items() <= after.items()
     name, _ = wait_shipped(shipping)  # and what is stored there are the server's own bytes

@@ -111,8 +111,9 @@ def test_an_outage_of_the_store_shows_a_growing_rpo_and_leaves_no_hole(
     assert second.tail is not None
     assert 1 < first.rpo_s < second.archiving.rpo_s
     assert second.archiving.rpo_s <= second.archiving.rpo_max_s + 1.5
-    assert second.tail.state == "waiting"
-    assert second.tail.reason
+    # Waiting for a segment before it, or still trying to ship into the current one.
+    assert second.tail.state in {"waiting", "shipping"}
+    assert second.tail.reason or second.tail.last_error
     check_no_hole(installation)
     wait_until(lambda: rpo_of(installation) == 0, "an RPO of zero")
     last = ask_agent(installation).archiving

@@ -93,6 +93,10 @@ class FaultyStorage(MemoryStorage):
         body, at = self._objects[name]
         self._objects[name] = (body[:-1], at)
 
+    def spoil(self, name: str) -> None:
+        """Damage an object: it is nothing that a writer has signed."""
+        self._objects[name] = (b"garbage", self._objects[name][1])
+
 
 def segment_bytes(segment: WalSegment, size: SegmentSize, chance: random.Random) -> bytearray:
     """What a segment may hold: page headers as PostgreSQL writes them, noise between."""
@@ -165,13 +169,25 @@ class Host:
             archive, self.pg_wal, pool, rpo=self.rpo, spool=open_spool, leave=self.left.append
         )
 
-    async def check(self, archive: Archive, pool: ThreadPoolExecutor) -> Lineage:
+    def recycle(self, until: WalSegment) -> None:
+        """What a checkpoint does with the segments before one: old content under names to come."""
+        begin = until.begin(self.size).value
+        names = sorted(WalSegment.parse(path.name) for path in self.pg_wal.iterdir())
+        later = max(*names, self.segment).next(self.size)
+        for segment in names:
+            if segment.begin(self.size).value < begin:
+                (self.pg_wal / str(segment)).rename(self.pg_wal / str(later))
+                later = later.next(self.size)
+
+    async def check(
+        self, archive: Archive, pool: ThreadPoolExecutor, accept_gap: WalSegment | None = None
+    ) -> Lineage:
         """What the guard does before anything is written."""
 
         async def where() -> Position:
             return self.position
 
-        return await check_lineage(archive, where, self.pg_wal, pool)
+        return await check_lineage(archive, where, self.pg_wal, pool, accept_gap=accept_gap)
 
     async def archive_segment(self, archive: Archive, segment: WalSegment) -> None:
         """Store a whole segment as the archiver does."""

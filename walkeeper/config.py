@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from walkeeper.config_values import Dsn, Duration, Share, Size
+from walkeeper.core.wal import WalSegment
 from walkeeper.errors import ConfigError
 from walkeeper.hooks.wire import DEFAULT_SOCKET
 
@@ -21,11 +22,20 @@ Level = Annotated[int, msgspec.Meta(ge=1, le=19)]
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``[cluster]``: the PostgreSQL cluster. A host that only restores leaves out the dsn."""
+    """``[cluster]``: the PostgreSQL cluster. A host that only restores leaves out the dsn.
+
+    ``accept_gap`` names a stored segment behind which WAL was lost for good.
+    """
 
     dsn: Dsn | None = None
     archive: str | None = None
     data_directory: Path | None = None
+    accept_gap: str | None = None
+
+    @property
+    def accepted_gap(self) -> WalSegment | None:
+        """``accept_gap`` as a segment."""
+        return None if self.accept_gap is None else WalSegment.parse(self.accept_gap)
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,10 @@ def find_contradictions(config: Config) -> list[str]:
     archive = config.cluster.archive
     if archive is not None and ARCHIVE_NAME.fullmatch(archive) is None:
         problems.append("[cluster] archive: 1 to 63 of a-z, 0-9 and - are allowed")
+    try:
+        _ = config.cluster.accepted_gap
+    except ValueError:
+        problems.append("[cluster] accept_gap is no name of a WAL segment: 24 of 0-9 and A-F")
     if config.cluster.dsn is not None and not config.cluster.dsn.reveal():
         problems.append("[cluster] dsn is empty")
     if config.archive.memory < _MIN_MEMORY:

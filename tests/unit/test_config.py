@@ -113,6 +113,7 @@ def test_weeks_and_years_are_read_so_that_nothing_goes_too_early(tmp_path: Path)
         ("[agent]", 'socket = "run/agent.sock"', "[agent] socket: expected an absolute path"),
         ("[agent]", f'socket = "/{"x" * 107}"', "too long for a socket"),
         ("[cluster]", 'archive = "No Spaces"', "[cluster] archive: 1 to 63 of"),
+        ("[cluster]", 'accept_gap = "yes"', "[cluster] accept_gap is no name of a WAL segment"),
         ("[cluster]", 'dsn_file = "/nowhere"', "[cluster] dsn_file: cannot read /nowhere"),
         ("[[repository]]", 'connect_timeout = "5"', "is not a duration"),
         ("[[repository]]", 'connect_timeout = "0s"', "must be longer than nothing"),

@@ -129,6 +129,148 @@ async def test_what_postgresql_has_removed_since_need_not_be_compared(
     assert (chain.segment, chain.end) == (host.segment, 0)
 
 
+async def archived(host: Host, archive: Archive, pool: ThreadPoolExecutor) -> WalSegment:
+    """Let an agent archive all whole segments and ship the tail; the newest of them."""
+    await act(host, [("ship", 0)], archive, pool)
+    return host.segment.previous(host.size)
+
+
+async def test_a_server_whose_archived_segments_were_recycled_goes_on(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
+) -> None:
+    host.write(3 * MIB + 1000)
+    await archived(host, tail_archive, pool)
+    host.recycle(host.segment)
+    await host.check(tail_archive, pool)
+    host.write(3 * MIB)  # nobody has archived these yet
+    await host.check(tail_archive, pool)
+
+
+async def test_a_server_that_stands_at_the_begin_of_a_segment_goes_on(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
+) -> None:
+    """As after pg_switch_wal() on a server that then is idle: the next file is an old one."""
+    host.write(1000)
+    first = host.segment
+    host.flushed = first.end(host.size).value
+    await host.archive_segment(tail_archive, first)
+    await host.check(tail_archive, pool)
+
+
+async def test_a_copy_without_the_newest_segment_that_is_stored_is_refused(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    host.write(1000)
+    copy = host.copy(tmp_path / "copy")
+    host.write(MIB)
+    newest = await archived(host, tail_archive, pool)
+    copy.write(5 * MIB)
+    copy.recycle(copy.segment)
+    await refused(copy, tail_archive, pool, f"pg_wal begins with {copy.segment}")
+    (copy.pg_wal / str(newest)).write_bytes(copy.content(copy.segment))  # of another segment
+    await refused(copy, tail_archive, pool, f"other bytes than pg_wal/{newest}")
+
+
+async def test_files_made_ahead_do_not_show_where_the_wal_of_a_server_begins(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    host.write(1000)
+    copy = host.copy(tmp_path / "copy")
+    host.write(MIB)
+    newest = host.segment.previous(host.size)
+    await host.archive_segment(tail_archive, newest)
+    copy.write(5 * MIB)
+    copy.recycle(copy.segment)
+    for behind in (newest.next(host.size), copy.segment.previous(host.size)):
+        (copy.pg_wal / str(behind)).write_bytes(copy.content(copy.segment))
+    await refused(copy, tail_archive, pool, f"pg_wal begins with {copy.segment}")
+
+
+async def test_a_copy_without_the_segment_whose_tail_is_stored_is_refused(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    host.write(1000)
+    copy = host.copy(tmp_path / "copy")
+    host.write(1000)
+    await ship(host, tail_archive, pool)
+    copy.write(5 * MIB)
+    copy.recycle(copy.segment)
+    await refused(copy, tail_archive, pool, f"the tail of {host.segment}")
+    await copy.check(tail_archive, pool, accept_gap=host.segment)
+
+
+async def test_an_accepted_gap_is_that_behind_the_newest_stored_segment_and_no_other(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
+) -> None:
+    host.write(MIB + 1000)
+    newest = await archived(host, tail_archive, pool)
+    host.write(5 * MIB)
+    host.recycle(host.segment)  # as with archive_mode = off
+    for wrong in (None, newest, newest.next(host.size).next(host.size)):
+        with pytest.raises(ForeignCluster) as caught:
+            await host.check(tail_archive, pool, accept_gap=wrong)
+        assert f'accept_gap = "{newest.next(host.size)}"' in str(caught.value.hint)
+    await host.check(tail_archive, pool, accept_gap=newest.next(host.size))
+    host.write(3 * MIB)
+    first = host.segment.previous(host.size)
+    await host.archive_segment(tail_archive, first)
+    host.write(3 * MIB)
+    host.recycle(host.segment)
+    with pytest.raises(ForeignCluster, match=f"holds {wal_object(first)}"):
+        await host.check(tail_archive, pool, accept_gap=newest.next(host.size))
+
+
+async def test_an_accepted_gap_accepts_neither_other_bytes_nor_an_archive_that_is_ahead(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    host.write(1000)
+    copy = host.copy(tmp_path / "copy")
+    host.write(MIB)
+    newest = host.segment.previous(host.size)
+    await host.archive_segment(tail_archive, newest)
+    with pytest.raises(ForeignCluster, match="ahead"):
+        await copy.check(tail_archive, pool, accept_gap=newest)
+    copy.write(5 * MIB)
+    with pytest.raises(ForeignCluster, match="other bytes"):
+        await copy.check(tail_archive, pool, accept_gap=newest)
+
+
+async def test_segments_that_are_archived_and_recycled_meanwhile_are_no_gap(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
+) -> None:
+    """As on a busy server, looked at again after an hour: asked, archived, listed, recycled."""
+    host.write(MIB + 1000)
+    await archived(host, tail_archive, pool)
+    host.write(2 * MIB)
+    asked = 0
+
+    async def where() -> Position:
+        nonlocal asked
+        asked += 1
+        position = host.position
+        if asked == 1:
+            host.write(5 * MIB)
+            await archived(host, tail_archive, pool)
+        if asked == 2:
+            host.recycle(host.segment)
+        return position
+
+    await check_lineage(tail_archive, where, host.pg_wal, pool)
+    assert asked == 2
+
+
+async def test_a_damaged_newest_segment_that_was_recycled_is_no_gap(
+    host: Host, tail_archive: Archive, faulty: FaultyStorage, pool: ThreadPoolExecutor
+) -> None:
+    host.write(3 * MIB + 1000)
+    newest = host.segment.previous(host.size)
+    await host.archive_segment(tail_archive, newest.previous(host.size))
+    await host.archive_segment(tail_archive, newest)
+    faulty.spoil(tail_archive.path(wal_object(newest)))
+    host.recycle(host.segment)
+    await host.check(tail_archive, pool)
+
+
 async def test_a_segment_that_was_archived_before_its_end_counts_as_flushed_is_not_ahead(
     host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
 ) -> None:

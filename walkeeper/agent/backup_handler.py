@@ -143,6 +143,7 @@ def backup_service(
         readers=config.backup.readers,
         part_bytes=config.backup.part_size,
         wal_patience_s=config.backup.wal_patience,
+        accept_gap=config.cluster.accepted_gap,
     )
     sealer = shop.sealer(archive.record, level=config.backup.level)
     return BackupService(shop.backups(archive), sealer, shop.pool, settings, progress)

@@ -110,7 +110,10 @@ class ClusterService:
 
     async def _lineage(self, where: Callable[[], Awaitable[Position]], pg_wal: Path) -> Lineage:
         await require_record(self._archive, self._shop.trust)
-        return await check_lineage(self._archive, where, pg_wal, self._shop.pool)
+        accepted = self._shop.config.cluster.accepted_gap
+        return await check_lineage(
+            self._archive, where, pg_wal, self._shop.pool, accept_gap=accepted
+        )
 
     def _uploader(self, verified: Verified, wal_dir: WalDirectory) -> WalUploader:
         config = self._shop.config

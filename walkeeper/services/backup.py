@@ -79,7 +79,7 @@ class BackupSettings:
     """How a backup is taken; ``data_dir`` None takes what the server says.
 
     ``spool_dir`` holds, unlinked, one line for each file. ``wal_patience_s`` is how long the
-    archive may stand still while the backup's WAL is waited for.
+    archive may stand still while the backup's WAL is waited for. ``accept_gap``: `check_lineage`.
     """
 
     dsn: str
@@ -89,6 +89,7 @@ class BackupSettings:
     readers: int = 2
     part_bytes: int = 512 << 20
     wal_patience_s: float = 300.0
+    accept_gap: WalSegment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,10 @@ class BackupService:
             data_dir = self._settings.data_dir or facts.data_directory
             await server.check_same_server(data_dir, self._pool)
             await self._in_thread(lambda: require_attached(data_dir))
-            await check_server(self._store.archive, server, data_dir, self._pool)
+            accepted = self._settings.accept_gap
+            await check_server(
+                self._store.archive, server, data_dir, self._pool, accept_gap=accepted
+            )
             return facts, data_dir, await _estimate(server)
 
     async def _claim(self, backup: BackupId) -> ObjectInfo:

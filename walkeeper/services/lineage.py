@@ -5,6 +5,11 @@ writes from then on must not be mixed with what the archive holds, so before any
 the newest that the archive holds of the timeline is compared with the server's own bytes. Bytes
 below the flush position never change, not by a crash either, so whatever differs or lies ahead is
 of another history.
+
+PostgreSQL removes a segment only when it was archived, so what follows the newest that the archive
+holds is always there. Where it is not, nothing shows that the server goes on where the archive
+ends: it may be a copy that has lived apart, or WAL was lost while archiving was off. A timeline of
+which the archive holds nothing needs no such proof: nothing in it can be mixed up.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -28,12 +33,18 @@ from walkeeper.errors import ForeignCluster, IntegrityError, PostgresError
 from walkeeper.postgres.server import Server
 from walkeeper.repository.archive import Archive
 from walkeeper.services.ancestry import differs, find_missing_ancestors
-from walkeeper.services.local_segment import LocalSegment, find_digest
+from walkeeper.services.local_segment import LocalSegment, find_digest, find_oldest
 from walkeeper.services.tail_chain import TailChain, TailPiece, find_chain, tail_folders
 
 _RESTORE: Final = (
     "is this a copy? give it an archive of its own ([cluster] archive). Is it the true server, set "
     "back to an earlier moment? restore it instead: walkeeper restore --resume-archiving"
+)
+
+_ACCEPT: Final = (
+    "is this a copy? give it an archive of its own ([cluster] archive). Is it the true server, and "
+    'the WAL between was lost, as with archive_mode off? set [cluster] accept_gap = "{}", '
+    "restart the agent, then: walkeeper backup"
 )
 
 _MOST_UNREADABLE: Final = 16
@@ -67,11 +78,15 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class _Newest:
-    """The end of what the archive holds of a timeline: its last whole segment, its last tail."""
+    """The end of what the archive holds of a timeline: its last whole segment, its last tail.
+
+    ``unsigned`` are behind the segment: damaged, or never stored by a writer.
+    """
 
     segment: WalSegment | None
     content: bytes | None
-    tail: TailChain | None
+    unsigned: frozenset[WalSegment] = frozenset()
+    tail: TailChain | None = None
 
 
 async def check_lineage(
@@ -79,23 +94,32 @@ async def check_lineage(
     where: Callable[[], Awaitable[Position]],
     pg_wal: Path,
     pool: ThreadPoolExecutor,
+    *,
+    accept_gap: WalSegment | None = None,
 ) -> Lineage:
     """Compare what the archive holds of a server's history with the server.
 
     ``where`` asks the server. Raises ForeignCluster when the archive is ahead of the server on its
-    timeline, or holds other bytes; what PostgreSQL has removed since cannot be compared and need
-    not. A damaged tail or segment is no reason to raise, for the archiving of whole segments must
-    not end with it. Costs a few short listings.
+    timeline, or holds other bytes, or when ``pg_wal`` does not go back to where the archive ends;
+    ``accept_gap`` names the segment in which it ends there, where that is all right. What
+    PostgreSQL has removed since need not be compared. A damaged tail or segment is no reason to
+    raise, for the archiving of whole segments must not end with it. Costs a few short listings.
     """
-    timeline = (await where()).timeline
+    loop = asyncio.get_running_loop()
+    size = archive.segment_size
+    before = await where()
+    timeline = before.timeline
+    # Looked at before the archive is: what is recycled from now on may be archived in time.
+    system = int(archive.record.system_identifier)
+    look = partial(find_oldest, pg_wal, before.segment(size), size, system)
+    oldest = await loop.run_in_executor(pool, look)
     missing = await find_missing_ancestors(archive, timeline, pg_wal, pool)
     newest = await _find_newest(archive, timeline)
     # Asked for after the listings, so the true server is never behind what they show.
     position = await where()
     if position.timeline != timeline:
         raise PostgresError("the server was promoted while it was being recognised")
-    comparison = _Comparison(archive, pg_wal, position)
-    loop = asyncio.get_running_loop()
+    comparison = _Comparison(archive, pg_wal, position, oldest, accept_gap)
     await loop.run_in_executor(pool, partial(comparison.check, newest))
     current = position.segment(archive.segment_size)
     if newest.tail is not None and newest.tail.segment == current:
@@ -104,7 +128,12 @@ async def check_lineage(
 
 
 async def check_server(
-    archive: Archive, server: Server, data_dir: Path, pool: ThreadPoolExecutor
+    archive: Archive,
+    server: Server,
+    data_dir: Path,
+    pool: ThreadPoolExecutor,
+    *,
+    accept_gap: WalSegment | None = None,
 ) -> None:
     """Make sure that what is in the archive is of a primary's own history; see `check_lineage`."""
 
@@ -114,41 +143,40 @@ async def check_server(
             raise PostgresError("the server is a standby")
         return Position(*position)
 
-    await check_lineage(archive, where, data_dir / "pg_wal", pool)
+    await check_lineage(archive, where, data_dir / "pg_wal", pool, accept_gap=accept_gap)
 
 
 async def _find_newest(archive: Archive, timeline: int) -> _Newest:
-    segment, content = await _newest_segment(archive, timeline)
+    newest = await _newest_segment(archive, timeline)
     tails = [
         one
         async for one in tail_folders(archive)
         if one.timeline == timeline and one.fits(archive.segment_size)
     ]
     if not tails:
-        return _Newest(segment, content, None)
+        return newest
     try:
         tail = await find_chain(archive, max(tails))
     except IntegrityError as error:
         log.warning("tail_damaged", reason=str(error), hint=error.hint)
         tail = TailChain(max(tails), (), damaged=str(error))
-    return _Newest(segment, content, tail)
+    return replace(newest, tail=tail)
 
 
-async def _newest_segment(
-    archive: Archive, timeline: int
-) -> tuple[WalSegment, bytes | None] | tuple[None, None]:
+async def _newest_segment(archive: Archive, timeline: int) -> _Newest:
     """The newest segment that a known writer signed, and its content code."""
-    unreadable = 0
+    unsigned: set[WalSegment] = set()
     for folder in reversed(await archive.folders(layout.timeline_prefix(timeline))):
         for segment in reversed(await _last_segments(archive, folder)):
             try:
-                return segment, (await archive.read_header(layout.wal_object(segment))).content
+                header = await archive.read_header(layout.wal_object(segment))
+                return _Newest(segment, header.content, frozenset(unsigned))
             except IntegrityError as error:
                 log.warning("segment_damaged", reason=str(error), hint=error.hint)
-                unreadable += 1
-            if unreadable == _MOST_UNREADABLE:
-                return None, None
-    return None, None
+                unsigned.add(segment)
+            if len(unsigned) == _MOST_UNREADABLE:
+                return _Newest(None, None)
+    return _Newest(None, None)
 
 
 async def _last_segments(archive: Archive, folder: str) -> deque[WalSegment]:
@@ -161,46 +189,85 @@ async def _last_segments(archive: Archive, folder: str) -> deque[WalSegment]:
 
 
 class _Comparison:
-    """Compares what the archive holds with ``pg_wal``; blocks."""
+    """Compares what the archive holds with ``pg_wal``; blocks.
 
-    def __init__(self, archive: Archive, pg_wal: Path, position: Position) -> None:
+    ``oldest`` is the segment from which on all was in ``pg_wal``, found before the archive's end.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        pg_wal: Path,
+        position: Position,
+        oldest: WalSegment,
+        accept_gap: WalSegment | None,
+    ) -> None:
         self._signing: SigningKey = archive.sealer.signing
         self._size = archive.segment_size
         self._system_identifier = int(archive.record.system_identifier)
         self._pg_wal = pg_wal
         self._position = position
         self._current = position.segment(self._size)
+        self._oldest = oldest
+        self._accept_gap = accept_gap
 
     def check(self, newest: _Newest) -> None:
         """Raise ForeignCluster for what this server did not write."""
-        if newest.segment is not None and newest.content is not None:
-            self._check_segment(newest.segment, newest.content)
-        if newest.tail is not None:
-            self._check_tail(newest.tail)
+        segment, tail, follows = newest.segment, newest.tail, None
+        if segment is not None and newest.content is not None:
+            compared = self._check_segment(segment, newest.content)
+            follows = segment.next(self._size)
+            while follows in newest.unsigned:
+                follows = follows.next(self._size)
+        removed = tail is not None and not self._check_tail(tail)
+        if tail is not None and tail.pieces and (follows is None or tail.segment >= follows):
+            if removed:
+                self._check_gap(tail.segment, f"the tail of {tail.segment}", tail.segment)
+        elif segment is not None and follows is not None and not compared:
+            self._check_gap(segment, layout.wal_object(segment), follows)
 
-    def _check_segment(self, segment: WalSegment, content: bytes) -> None:
+    def _check_gap(self, newest: WalSegment, what: str, follows: WalSegment) -> None:
+        """Raise unless all is in ``pg_wal`` from that segment on."""
+        if self._oldest <= follows:
+            return
+        if self._accept_gap == newest:
+            log.warning("gap_accepted", newest_stored=what, oldest_local=str(self._oldest))
+            return
+        raise ForeignCluster(
+            f"this server's WAL cannot be shown to go on where the archive ends: the archive holds "
+            f"{what}, pg_wal begins with {self._oldest}",
+            hint=_ACCEPT.format(newest),
+        )
+
+    def _check_segment(self, segment: WalSegment, content: bytes) -> bool:
+        """Whether it is the server's own; False where it has none of that name any more."""
         # A segment may be whole, marked and archived a moment before the server calls its end
         # flushed (xlog.c, XLogWrite), so bytes decide before positions do.
         name = layout.wal_object(segment)
         digest = find_digest(self._pg_wal / str(segment))
         if digest is not None and self._signing.content_code(digest) == content:
-            return
+            return True
         if segment >= self._current:
             raise self._ahead(name)
         if digest is not None:
             raise differs(name, segment)
+        return False
 
-    def _check_tail(self, tail: TailChain) -> None:
-        if tail.segment < self._current:
-            self._compare(tail, self._size.bytes)
-        elif tail.segment == self._current:
+    def _check_tail(self, tail: TailChain) -> bool:
+        """Whether it is the server's own; False where its segment was removed."""
+        if tail.segment > self._current:
+            if tail.pieces or tail.stranded:
+                raise self._ahead(layout.tail_prefix(tail.segment))
+            return True
+        if tail.segment == self._current:
             self._compare(tail, self._position.flushed.value % self._size.bytes)
-        elif tail.pieces or tail.stranded:
-            raise self._ahead(layout.tail_prefix(tail.segment))
+            return True
+        if not (self._pg_wal / str(tail.segment)).exists():
+            return False
+        self._compare(tail, self._size.bytes)
+        return True
 
     def _compare(self, tail: TailChain, flushed: int) -> None:
-        if not (self._pg_wal / str(tail.segment)).exists() and tail.segment < self._current:
-            return
         local = LocalSegment(self._pg_wal, tail.segment, self._size, self._system_identifier)
         for piece in tail.pieces:
             if piece.end > flushed:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.core.walpage import PAGE_HEADER, PAGE_SIZE, parse_long_header
 from walkeeper.errors import PostgresError, WalRefused
@@ -112,6 +113,37 @@ class LocalSegment:
                     "segment, although it is flushed",
                     hint="is [cluster] data_directory the one of the dsn's server?",
                 )
+
+
+def find_oldest(
+    pg_wal: Path, current: WalSegment, size: SegmentSize, system_identifier: int
+) -> WalSegment:
+    """The oldest segment from which on ``pg_wal`` holds everything up to the current one; blocks.
+
+    PostgreSQL makes files of names to come from those it needs no more, and what was removed may
+    leave older ones behind: each file is looked into. Raises PostgresError for an unreadable one.
+    """
+    oldest = current
+    while oldest.number(size) > 0:
+        before = oldest.previous(size)
+        if not _is_there(pg_wal / str(before), before.begin(size), size, system_identifier):
+            break
+        oldest = before
+    return oldest
+
+
+def _is_there(path: Path, begin: Lsn, size: SegmentSize, system_identifier: int) -> bool:
+    try:
+        with path.open("rb", buffering=0) as file:
+            header = parse_long_header(file.read(PAGE_SIZE))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise PostgresError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError:
+        return False
+    found = (header.address, header.segment_size, header.system_identifier)
+    return found == (begin, size, system_identifier)
 
 
 def find_digest(path: Path) -> bytes | None:

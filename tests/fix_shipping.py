@@ -60,6 +60,9 @@ def wait_shipped(
     """
     into = into or installation
     name, offset = flushed(installation.cluster)
+    if offset == 0:  # PostgreSQL flushes when a segment is full: the tail has nothing of the next
+        installation.cluster.sql("SELECT pg_logical_emit_message(true, 'next', 'segment')")
+        name, offset = flushed(installation.cluster)
     wait_until(
         lambda: len(joined(into, name)) >= offset,
         f"{offset} bytes of {name} to be shipped; the agent:\n{installation.agent_log[-3000:]}",

@@ -245,10 +245,10 @@ async def test_a_full_quota_is_full_not_denied(
 ) -> None:
     server = ceph_cluster.server
     bucket = server.new_bucket()
-    ceph_cluster.set_quota(bucket, MIB)
+    ceph_cluster.set_quota(bucket, 64 << 10)
     async with opened(server.settings(bucket), executor) as storage:
         with pytest.raises(StorageFull, match="QuotaExceeded"):
-            await storage.put("one", bytes(4 * MIB))
+            await storage.put("one", bytes(100 << 10))
 
 
 async def test_the_session_token_is_sent(
@@ -339,17 +339,19 @@ async def test_an_object_in_a_cold_storage_class_is_named_as_frozen(
 
 
 class Watch:
-    """How long the event loop was held up at most, in seconds."""
+    """How long the event loop worked without a pause at most, in its thread's CPU seconds.
+
+    These do not grow on a busy machine, as the time on the wall does.
+    """
 
     def __init__(self) -> None:
         self.longest_s = 0.0
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            before = loop.time()
+            before = time.thread_time()
             await asyncio.sleep(0.001)
-            self.longest_s = max(self.longest_s, loop.time() - before - 0.001)
+            self.longest_s = max(self.longest_s, time.thread_time() - before)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -370,7 +372,7 @@ async def test_the_event_loop_stays_free_while_segments_are_written(
         elapsed_s = time.monotonic() - begin_s
         watching.cancel()
     print(f"{scheme}: {64 / elapsed_s:.0f} MiB/s, held up {watch.longest_s * 1000:.0f} ms at most")
-    assert watch.longest_s < 0.25, "about 20 ms alone; this leaves room for a busy machine"
+    assert watch.longest_s < 0.05, "some ms; work on whole segments in the loop takes longer"
 
 
 def _settings_for(proxy: HttpFaults) -> StorageSettings:

@@ -130,7 +130,7 @@ async def test_an_endless_storm_ends_with_the_deadline(setup: Setup) -> None:
         begin = time.monotonic()
         with pytest.raises(StorageUnavailable, match="SlowDown"):
             await storage.put("one", b"1")
-        assert time.monotonic() - begin < 5.0
+        assert time.monotonic() - begin < 30  # without a deadline: for ever
 
 
 async def test_a_refusal_is_not_repeated(setup: Setup) -> None:
@@ -348,7 +348,7 @@ async def test_a_refused_connection_is_unavailable(
         for attempt in (storage.put("one", b"1"), content(storage, "one")):
             with pytest.raises(StorageUnavailable):
                 await attempt
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 30  # without a deadline: for ever
 
 
 async def test_a_host_name_that_does_not_resolve_is_unavailable(
@@ -386,7 +386,7 @@ async def test_a_line_that_is_bad_for_a_while_is_survived_and_for_ever_is_told(
         begin = time.monotonic()
         with pytest.raises(StorageUnavailable):
             await storage.put("two", b"content")
-        assert time.monotonic() - begin < 4.5
+        assert time.monotonic() - begin < 30  # without a deadline: for ever
 
 
 async def test_connections_that_are_reset_all_the_time_lose_nothing(
@@ -458,7 +458,7 @@ async def test_a_store_that_hangs_is_told_in_time_and_forgiven(
             begin = time.monotonic()
             with pytest.raises(StorageUnavailable, match="no answer within"):
                 await storage.put("two", b"2")
-            assert time.monotonic() - begin < 8
+            assert time.monotonic() - begin < 30  # without a deadline: for ever
         finally:
             ceph_cluster.thaw()
         async with asyncio.timeout(20):

@@ -248,18 +248,22 @@ async def test_no_descriptor_stays_open_that_nobody_took(short_dir: Path) -> Non
 
 
 async def test_the_server_is_idle_only_when_no_request_runs(short_dir: Path) -> None:
+    began, may_end = asyncio.Event(), asyncio.Event()
+
     async def slow(_: Request) -> Reply:
-        await asyncio.sleep(0.4)
+        began.set()
+        await may_end.wait()
         return Reply.ok()
 
     server = server_at(short_dir / "s", slow=slow)
-    async with serving(server):
-        began = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(server.wait_idle(0.1))
-            await asyncio.sleep(0.02)
-            group.create_task(control_request(short_dir / "s", "slow", {}, timeout_s=5))
-    assert time.monotonic() - began >= 0.5
+    async with serving(server), asyncio.TaskGroup() as group:
+        group.create_task(control_request(short_dir / "s", "slow", {}, timeout_s=60))
+        await began.wait()
+        idle = group.create_task(server.wait_idle(0.1))
+        done, _ = await asyncio.wait([idle], timeout=0.5)
+        assert not done
+        may_end.set()
+        await asyncio.wait_for(idle, 60)
 
 
 async def test_an_agent_that_dies_is_an_error_for_the_command_line(short_dir: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_manager_that_does_not_read_never_blocks_the_agent(
     began = time.monotonic()
     for _ in range(2000):
         notifier.status("x" * 1000)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_the_watchdog_is_fed_twice_in_its_time_and_only_by_its_own_process() -> None:

@@ -152,7 +152,7 @@ async def test_an_agent_that_hangs_is_left_at_the_deadline(
     )
     assert ended.code == code
     assert "deadline" in ended.err
-    assert 0.3 <= time.monotonic() - began < 5
+    assert 0.3 <= time.monotonic() - began < 30
     assert gone
 
 

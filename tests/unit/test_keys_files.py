@@ -209,7 +209,7 @@ def test_a_command_that_hangs_is_killed_with_its_children():
     began = time.monotonic()
     with pytest.raises(KeyUnavailable, match=r"took longer than 0.3 s"):
         run_identity_command(["sh", "-c", "sleep 98.7 & sleep 98.7"], timeout_s=0.3)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     time.sleep(0.1)
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     assert "sleep 98.7" not in left.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -261,3 +262,18 @@ async def test_a_segment_that_went_away_meanwhile_is_named(world: World) -> None
 
     with pytest.raises(NoSuchSegment, match="000000010000000000000002 was removed"):
         await scanner.find(Latest())
+
+
+async def test_segments_that_are_read_for_a_plan_do_not_lie_in_memory(world: World) -> None:
+    for _ in range(12):
+        world.fill_to(64)
+        world.writer.switch()
+    scanner = await world.scanner()
+    tracemalloc.start()
+    try:
+        await scanner.find(AtName("none"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(world.seen) >= 12
+    assert peak < 7 * MIB.bytes, "what four pipelines take; with the segments it is 8.1"

@@ -1,7 +1,7 @@
 """Reads the segments of a recovery's path and walks their records, in either direction.
 
-Segments are read a few at a time and dropped again; their order is that in which recovery reads
-them.
+Segments are read a few at a time, through unnamed files, and dropped again; their order is that in
+which recovery reads them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from walkeeper.core.plan import Candidate
 from walkeeper.core.segment_set import SegmentRange
 from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.core.walfacts import Fact
+from walkeeper.core.walpage import WalBytes
 from walkeeper.core.walrecord import Carry, SegmentScan, scan_segment
 from walkeeper.errors import IntegrityError, NoSuchSegment, ObjectNotFound, unwrapped
 from walkeeper.repository.archive import Archive
+from walkeeper.services.fetch_file import FetchFile, download
 from walkeeper.services.segment_stand_in import StandIns
 
 _PARALLEL: Final = 4
 _PARALLEL_BYTES: Final = 256 << 20
-"""What segments that are read at once may take in memory, unless one alone takes more."""
+"""What segments that are read at once may have, unless one alone has more."""
 
 
 class ScanProgress(msgspec.Struct, frozen=True):
@@ -71,7 +73,7 @@ class _Segments:
 class WalReader:
     """Reads the WAL that a candidate's recovery would read; a place is a segment's, from 0 on.
 
-    ``scratch_dir`` takes an unnamed file while a tail is put together.
+    ``scratch_dir`` takes the unnamed files, up to five of a segment's size or 512 MiB.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class WalReader:
     ) -> None:
         self._archive = archive
         self._stand_ins = StandIns(archive, pool, scratch_dir)
+        self._scratch_dir = scratch_dir
         self._pool = pool
         self._candidate = candidate
         self._size = archive.segment_size
@@ -109,7 +112,7 @@ class WalReader:
     ) -> AsyncGenerator[tuple[int, tuple[Fact, ...]], None]:
         """Places from the last one on, each with the facts whose records begin in it."""
         at, width = last, 1
-        newer: bytes | None = None
+        newer: WalBytes | None = None
         while at >= first:
             low = max(first, at - width + 1)
             for place, data in reversed(list(enumerate(await self._read_all(low, at), low))):
@@ -143,14 +146,14 @@ class WalReader:
         numbers = [self._segments.at(at).number(self._size) for at in (place - 1, place)]
         return numbers[1] == numbers[0] + 1
 
-    async def _read_all(self, first: int, last: int) -> list[bytes]:
+    async def _read_all(self, first: int, last: int) -> list[WalBytes]:
         places = range(first, last + 1)
         with unwrapped():
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._read(place)) for place in places]
         return [task.result() for task in tasks]
 
-    async def _read(self, place: int) -> bytes:
+    async def _read(self, place: int) -> WalBytes:
         segment = self._segments.at(place)
         if segment == self._candidate.reach.fragment:
             data = await self._read_fragment(segment)
@@ -160,35 +163,41 @@ class WalReader:
         self._progress(ScanProgress(str(segment), self._count))
         return data
 
-    async def _read_fragment(self, segment: WalSegment) -> bytes:
+    async def _read_fragment(self, segment: WalSegment) -> WalBytes:
         try:
             found = await self._stand_ins.find(segment)
         except ObjectNotFound:  # it became complete meanwhile, and its tail was deleted
             found = None
         if found is None:
             return await self._read_complete(segment)
-        loop = asyncio.get_running_loop()
-        size = self._size.bytes
-        try:
-            return await loop.run_in_executor(self._pool, lambda: bytes(found.file.view(size)))
-        finally:
-            self._pool.submit(found.file.close)
+        return await self._mapped(found.file)
 
-    async def _read_complete(self, segment: WalSegment) -> bytes:
-        # What cannot be compressed is stored a little larger than it is.
-        limit = self._size.bytes + self._size.bytes // 64 + (1 << 16)
+    async def _read_complete(self, segment: WalSegment) -> WalBytes:
+        file = FetchFile.unnamed(self._scratch_dir)
         try:
-            data = await self._archive.read(wal_object(segment), limit_bytes=limit)
+            name, size = wal_object(segment), self._size.bytes
+            await download(self._archive, name, file, self._pool, size_bytes=size)
         except ObjectNotFound as error:
+            self._pool.submit(file.close)
             raise NoSuchSegment(
                 f"{segment} was removed from the archive while it was looked at",
                 hint="plan again; does expire run at the same time?",
             ) from error
-        if len(data) != self._size.bytes:
-            raise IntegrityError(f"{segment} has {len(data)} bytes, not {self._size.bytes}")
-        return data
+        except BaseException:
+            self._pool.submit(file.close)
+            raise
+        return await self._mapped(file)
 
-    async def _scan(self, place: int, data: bytes, carry: Carry | None) -> SegmentScan:
+    async def _mapped(self, file: FetchFile) -> WalBytes:
+        """A segment's bytes out of an unnamed file, which is closed: pages that the kernel may
+        drop, so that segments of a GiB do not take as much memory."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, file.view, self._size.bytes)
+        finally:
+            self._pool.submit(file.close)
+
+    async def _scan(self, place: int, data: WalBytes, carry: Carry | None) -> SegmentScan:
         """Walk a segment's records, as far as they lie on the path."""
         segment = self._segments.at(place)
         end, begin = self._ends[segment.timeline], segment.begin(self._size)

@@ -167,6 +167,13 @@ class FetchBench:
         assert len(content) == outcome.size_bytes
         return content
 
+    async def look_for_latest(self, mode: str = "recovery", **facts: object) -> int:
+        """What a recovery to the latest timeline does first, and a standby again and again."""
+        timeline = 2
+        while await self.fetch_history(timeline, mode, **facts) is not None:
+            timeline += 1
+        return timeline - 1
+
     async def fetch_history(
         self, timeline: int, mode: str = "recovery", **facts: object
     ) -> bytes | None:

@@ -285,6 +285,60 @@ async def test_recovery_ends_at_the_fork_when_nothing_of_the_new_timeline_is_arc
     assert timeline_of(server) == "3"
 
 
+@pytest.mark.parametrize("target", ["1", "current"])
+async def test_a_recovery_that_is_told_to_stay_on_the_old_timeline_comes_to_its_end(
+    serve: Site, target: str
+) -> None:
+    split = serve.split
+    await serve.put_history(2, split.history)
+    await serve.put(*split.files(1), *split.files(2))
+    server = serve.recover(serve.command(), {"recovery_target_timeline": target})
+    assert rows(server) == COMMON + DEAD
+    assert timeline_of(server) == "3"
+    assert "segment_withheld" not in serve.log
+
+
+@pytest.mark.parametrize("target", ["1", "current", "latest"])
+async def test_a_standby_that_reads_the_archive_alone_stays_on_its_timeline_or_follows(
+    site: Site, target: str, request: pytest.FixtureRequest
+) -> None:
+    """All that the old primary wrote is there; who follows finds the new timeline as it waits."""
+    split = site.split
+    if target != "latest":
+        await site.put_history(2, split.history)
+    serve: Site = request.getfixturevalue("serve")
+    fork = split.at_fork(1)
+    await serve.put(*(file for file in split.files(1) if file.name < str(fork)))
+    settings = {"recovery_target_timeline": target, "wal_retrieve_retry_interval": "100ms"}
+    server = serve.restored(serve.command(), {"hot_standby": "on"} | settings)
+    (server.data_dir / "recovery.signal").rename(server.data_dir / "standby.signal")
+    server.start()
+    server.wait_for("SELECT count(*) FROM t", "5", timeout_s=60)
+    if target == "latest":
+        await serve.put_history(2, split.history)
+        kept = serve.workspace.root / "state"
+        wait_until(lambda: any(kept.rglob("00000002.history")), "the history to be found", 60)
+    await serve.put(*(file for file in split.files(1) if file.name >= str(fork)), *split.files(2))
+    expected = COMMON + LIVE + [203, 204] if target == "latest" else COMMON + DEAD
+    server.wait_for("SELECT count(*) FROM t", str(len(expected)), timeout_s=60)
+    assert rows(server) == expected
+    server.promote()
+    assert rows(server) == expected
+    assert server.value("SELECT pg_walfile_name(pg_current_wal_lsn())")[:8] == "00000003"
+
+
+async def test_a_recovery_to_the_latest_brings_no_row_of_the_dead_branch_whatever_is_stored(
+    serve: Site,
+) -> None:
+    """Of the new timeline only the first segment has come, of the old one everything."""
+    split = serve.split
+    await serve.put_history(2, split.history)
+    await serve.put(*split.files(1), split.root / "archived" / str(split.at_fork(2)))
+    server = serve.recover(serve.command(), {"recovery_target_timeline": "latest"})
+    assert not set(rows(server)) & set(DEAD)
+    assert set(COMMON) <= set(rows(server))
+
+
 async def test_without_the_complete_segment_the_old_primarys_tail_serves_up_to_the_fork(
     serve: Site,
 ) -> None:

@@ -240,6 +240,27 @@ async def test_a_file_of_that_name_beside_the_destination_is_reported_unless_it_
     assert seen == [True, True, False, False, False, True, False]
 
 
+async def test_each_run_of_the_server_there_is_told_from_the_next(
+    short_dir: Path, data_directory: Path
+) -> None:
+    seen: list[str] = []
+
+    async def look(request: Request) -> Reply:
+        seen.append(WalFetchRequest.parse(request).run)
+        return Reply.absent()
+
+    server = ControlServer(short_dir / "s")
+    server.register("wal-fetch", look, deadline_s=5)
+    async with serving(server):
+        for content in (None, "71\n/data\n1700000000\n5432\n", "71\n/data\n1700000009\n", "7", ""):
+            if content is not None:
+                (data_directory / "postmaster.pid").write_text(content)
+            await run_hook(
+                "wal-fetch", "--socket", short_dir / "s", WANTED, "pg_wal/R", cwd=data_directory
+            )
+    assert seen == ["", "71.1700000000", "71.1700000009", "7", ""]
+
+
 async def test_without_an_agent_one_private_service_serves_all_calls_and_ends(
     data_directory: Path, private: dict[str, str]
 ) -> None:

@@ -184,6 +184,7 @@ async def test_without_a_timeline_the_end_counts_on_the_path_of_the_highest(
     bench: FetchBench,
 ) -> None:
     await fork(bench)
+    await bench.look_for_latest()
     assert await bench.fetch(segment(1, 6), end=lsn_in(8)) is None
     with pytest.raises(NoSuchSegment):
         await bench.fetch(segment(2, 6), end=lsn_in(8))

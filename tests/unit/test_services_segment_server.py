@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.fix_archive import ONE_MIB, TestKeys
 from tests.fix_fetch import FetchBench, lsn_in, make_bench, segment
@@ -67,6 +69,7 @@ async def test_the_segment_that_holds_a_fork_is_cut_there(
 ) -> None:
     await put_history_of(bench, 2)
     content = await put_complete(bench, segment(1, 4))
+    await bench.look_for_latest()
     assert await bench.fetch(segment(1, 4), **facts) == cut(content, AT)  # type: ignore[arg-type]
 
 
@@ -75,6 +78,7 @@ async def test_an_ancestors_later_segments_are_absent_and_earlier_ones_whole(
     bench: FetchBench, mode: str
 ) -> None:
     await put_history_of(bench, 2)
+    await bench.look_for_latest(mode)
     whole = await put_complete(bench, segment(1, 3))
     for number in (5, 6):
         await put_complete(bench, segment(1, number))
@@ -87,6 +91,7 @@ async def test_what_is_cut_never_replaces_a_file_that_postgresql_has(
     bench: FetchBench, mode: str
 ) -> None:
     await put_history_of(bench, 2)
+    await bench.look_for_latest(mode)
     content = await put_complete(bench, segment(1, 4))
     assert await bench.fetch(segment(1, 4), mode, present=True) is None
     assert await bench.fetch(segment(1, 4), mode) == cut(content, AT)
@@ -119,6 +124,7 @@ async def test_the_path_of_the_highest_timeline_counts_unless_another_was_prepar
     for number in (4, 5):
         await put_complete(bench, segment(1, number), known)
     four, five = known.content(segment(1, 4)), known.content(segment(1, 5))
+    await bench.look_for_latest()
     assert await bench.fetch(segment(1, 4)) == cut(four, three.value % MIB)
     assert await bench.fetch(segment(1, 5)) is None
     assert await bench.fetch(segment(1, 4), timeline=2) == four
@@ -133,6 +139,7 @@ async def test_a_segment_fetched_ahead_is_cut_when_a_fork_has_become_known(
     fork = await put_complete(bench, segment(1, 4))
     task = asyncio.create_task(bench.fetcher.run())
     await asyncio.sleep(0.05)
+    await bench.look_for_latest()
     assert await bench.fetch(segment(1, 3)) == content
     while not bench.fetcher._prefetcher.held:
         await asyncio.sleep(0.01)
@@ -141,6 +148,77 @@ async def test_a_segment_fetched_ahead_is_cut_when_a_fork_has_become_known(
     assert await bench.fetch(segment(1, 4)) == cut(fork, AT)
     assert bench.fetcher.statistics.from_prefetch == 1
     task.cancel()
+
+
+# Without a word from a prepared restore: which timeline the recovery follows
+
+
+@pytest.mark.parametrize("mode", ["recovery", "standby"])
+async def test_a_recovery_that_stays_on_an_older_timeline_gets_all_of_it(
+    bench: FetchBench, mode: str
+) -> None:
+    await put_history_of(bench, 2)
+    await put_complete(bench, segment(2, 4))
+    await bench.look_for_latest(mode, run="another")
+    for number in (3, 4, 5, 6):
+        content = await put_complete(bench, segment(1, number))
+        assert await bench.fetch(segment(1, number), mode) == content
+    assert await bench.fetch(segment(1, 7), mode) is None
+
+
+@pytest.mark.parametrize("mode", ["recovery", "standby"])
+async def test_who_asks_for_a_newer_timeline_first_follows_it(bench: FetchBench, mode: str) -> None:
+    for timeline in (2, 3):
+        await put_history_of(bench, timeline)
+    for number in (4, 5):
+        await put_complete(bench, segment(1, number))
+    with capture_logs() as logs:
+        for _ in range(2):
+            with suppress(NoSuchSegment):  # stored behind it is what lies on its path
+                await bench.fetch(segment(2, 4), mode)
+            found = await bench.fetch(segment(1, 4), mode)
+            assert found == cut(APART.content(segment(1, 4)), AT)
+        assert await bench.fetch(segment(1, 5), mode) is None
+    withheld = [line for line in logs if line["event"] == "segment_withheld"]
+    assert [line["segment"] for line in withheld] == [str(segment(1, 4)), str(segment(1, 5))]
+    assert {(line["follows"], line["left_at"]) for line in withheld} == {(2, str(FORK))}
+
+
+async def test_what_one_run_of_a_server_follows_says_nothing_of_the_next(
+    bench: FetchBench,
+) -> None:
+    await put_history_of(bench, 2)
+    content = await put_complete(bench, segment(1, 5))
+    await bench.look_for_latest(run="1.1000")
+    await bench.fetch(segment(2, 4), run="1.1000")
+    assert await bench.fetch(segment(1, 5), run="1.1000") is None
+    assert await bench.fetch(segment(1, 5), run="1.1060") == content
+
+
+async def test_a_standby_that_finds_a_newer_timeline_ends_its_own_at_the_fork(
+    bench: FetchBench,
+) -> None:
+    assert await bench.look_for_latest("standby") == 1
+    await put_history_of(bench, 2)
+    content = await put_complete(bench, segment(1, 4))
+    await bench.history.refresh()
+    assert await bench.fetch(segment(1, 4), "standby") == cut(content, AT)
+
+
+async def test_an_older_timelines_lost_segment_is_a_hole_where_a_newer_one_has_gone_on(
+    bench: FetchBench,
+) -> None:
+    """Whoever asks: a service that has just begun knows nothing of what it follows."""
+    await put_history_of(bench, 2)
+    await put_complete(bench, segment(2, 4))
+    await put_tail(bench.archive, segment(1, 3), APART.content(segment(1, 3)), [5000])
+    with pytest.raises(NoSuchSegment, match="is missing"):
+        await bench.fetch(segment(1, 3))
+    with pytest.raises(NoSuchSegment, match="is missing"):
+        await bench.fetch(segment(1, 4))
+    content = APART.content(segment(1, 4))
+    await put_tail(bench.archive, segment(1, 4), content, [AT + 20_000])
+    assert await bench.fetch(segment(1, 4)) == cut(content, AT + 20_000)
 
 
 # Stand-ins

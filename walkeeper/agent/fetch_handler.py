@@ -36,6 +36,7 @@ def parse_fetch(request: Request) -> FetchRequest:
         timeline=None if asked.timeline is None else _parse_timeline(asked.timeline),
         end=None if asked.end is None else _parse_end(asked.end),
         present=asked.present,
+        run=asked.run,
     )
 
 

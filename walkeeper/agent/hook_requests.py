@@ -51,7 +51,8 @@ class WalFetchRequest:
 
     ``timeline`` and ``end`` are text as given to the hook, which sends them only while
     recovery.signal exists, never in standby mode and never for a history file. ``present``: the
-    directory of ``path`` already holds a file called ``name``.
+    directory of ``path`` already holds a file called ``name``. ``run`` differs from one run of its
+    server to the next.
     """
 
     name: str
@@ -63,6 +64,7 @@ class WalFetchRequest:
     timeout_s: float
     timeline: str | None
     end: str | None
+    run: str
 
     @classmethod
     def parse(cls, request: Request) -> Self:
@@ -77,4 +79,5 @@ class WalFetchRequest:
             timeout_s=request.number("timeout_ms") / 1000,
             timeline=request.optional_text("timeline"),
             end=request.optional_text("end"),
+            run=request.optional_text("run") or "",
         )

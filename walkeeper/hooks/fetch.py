@@ -83,6 +83,9 @@ def describe(name: bytes, destination: bytes, options: Options) -> dict[str, byt
         "recovery": b"%d" % recovery,
         "present": b"%d" % holds(parent(destination) + b"/" + name, name),
     }
+    run = find_run(data_directory)
+    if run:
+        fields["run"] = run
     timeline, end = options.get("--timeline"), options.get("--end")
     if timeline is not None and not (timeline.isascii() and timeline.isdigit()):
         raise Failure(f"--timeline {timeline} is not a number")
@@ -92,6 +95,21 @@ def describe(name: bytes, destination: bytes, options: Options) -> dict[str, byt
         if end is not None:
             fields["end"] = encoded(end)
     return fields
+
+
+def find_run(data_directory: bytes) -> bytes:
+    """Process id and start of the server there, from postmaster.pid; empty when none runs."""
+    try:
+        descriptor = posix.open(data_directory + b"/postmaster.pid", posix.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        lines = posix.read(descriptor, 8192).split(b"\n")
+    finally:
+        posix.close(descriptor)
+    # Its lines: src/include/utils/pidfile.h.
+    words = lines[0:1] + lines[2:3]
+    return b".".join(words) if all(word.lstrip(b"-").isdigit() for word in words) else b""
 
 
 def holds(path: bytes, name: bytes) -> bool:

@@ -34,6 +34,7 @@ class FetchRequest:
     a tool such as pg_rewind. ``timeline`` and ``end`` come from a prepared restore: the path to
     follow and how far its WAL is needed; they count in an archive recovery alone. ``present`` says
     that PostgreSQL already has a file of that name. ``timeout_s`` is how long the client waits.
+    ``run`` tells one run of the client's server from the next; "" when no server runs.
     """
 
     wal: WalFile
@@ -44,6 +45,7 @@ class FetchRequest:
     timeline: int | None = None
     end: Lsn | None = None
     present: bool = False
+    run: str = ""
 
     @property
     def is_tool(self) -> bool:

@@ -34,6 +34,7 @@ from walkeeper.repository.archive import Archive
 from walkeeper.services.fetch_file import FetchFile
 from walkeeper.services.fetch_rules import FetchRequest
 from walkeeper.services.fetch_settings import FetcherStatistics, FetchSettings
+from walkeeper.services.followed_timelines import FollowedTimelines
 from walkeeper.services.history_store import HistoryStore
 from walkeeper.services.missing_segment import MissingSegments
 from walkeeper.services.prefetch import Prefetcher
@@ -88,12 +89,14 @@ class Fetcher:
         self._sleep = sleep
         self._prefetcher = Prefetcher(archive, pool, cache_dir, settings.prefetch, now=now)
         self._statistics = FetcherStatistics()
+        self._followed = FollowedTimelines()
         sources = SegmentSources(
             archive,
             pool,
             self._prefetcher,
-            MissingSegments(archive, history),
+            MissingSegments(archive, history, self._followed),
             StandIns(archive, pool, cache_dir),
+            self._followed,
         )
         self._segments = SegmentServer(sources, settings, self._statistics, sleep)
 
@@ -119,6 +122,13 @@ class Fetcher:
         Raises what the client must take for "could not tell" or "not as it should be"; the file
         may hold a part then.
         """
+        outcome = await self._fetch(request, out_fd)
+        match request.wal:
+            case TimelineHistoryFile(timeline) if outcome.absent and timeline > 1:
+                self._followed.note_absent_history(request)
+        return outcome
+
+    async def _fetch(self, request: FetchRequest, out_fd: int) -> FetchOutcome:
         out = FetchFile(out_fd)
         try:
             async with asyncio.timeout(request.timeout_s * _ANSWER_WITHIN) as scope:

@@ -17,37 +17,54 @@ from walkeeper.core.segment_set import SegmentRange
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import WalSegment
 from walkeeper.repository.archive import Archive
-from walkeeper.services.fetch_rules import FetchRequest, Hole, later_on_path, lies_on_path
+from walkeeper.services.fetch_rules import (
+    FetchRequest,
+    Hole,
+    later_on_path,
+    lies_on_path,
+    part_on_path,
+)
+from walkeeper.services.followed_timelines import FollowedTimelines
 from walkeeper.services.history_store import HistoryStore
 
 
 class MissingSegments:
-    """Judges misses in one archive; remembers nothing but the histories."""
+    """Judges misses in one archive; remembers the histories and what each recovery follows."""
 
-    def __init__(self, archive: Archive, history: HistoryStore) -> None:
+    def __init__(
+        self, archive: Archive, history: HistoryStore, followed: FollowedTimelines
+    ) -> None:
         self._archive = archive
         self._history = history
+        self._followed = followed
 
     async def find_path(
         self, request: FetchRequest, segment: WalSegment, *, fresh: bool
     ) -> TimelineHistory:
-        """That of the request's timeline, else of the highest one, else the segment's own.
+        """The path of the request's timeline, else of the one that the recovery follows.
 
-        A recovery that was told to follow another timeline than the highest, without a word to us,
-        asks for segments that do not lie on the highest one's path. ``fresh`` asks the archive
-        which timeline is the highest, which is needed before something is called missing.
+        That is the highest one where it is certain that it follows the latest; otherwise the
+        newest one that it has asked for, for a recovery may have been told to stay on an older
+        timeline: there, what lies behind a fork is its own. ``fresh`` asks the archive which
+        timeline is the highest, which is needed before something is called missing.
         """
         if request.path_timeline is not None:
             return await self._history.path(request.path_timeline)
         if fresh or self._history.highest is None:
             await self._history.refresh()
         highest = self._history.highest or 1
-        path = await self._history.path(highest)
-        if path.contains(segment.timeline):
-            return path
-        if segment.timeline > highest:
-            return TimelineHistory(segment.timeline)
-        return await self._history.path(segment.timeline)
+        if self._followed.follows_latest(request):
+            path = await self._history.path(highest)
+            if path.contains(segment.timeline):
+                return path
+        for timeline in (self._followed.newest(request), segment.timeline):
+            if timeline > highest:
+                path = TimelineHistory(timeline)
+            else:
+                path = await self._history.path(max(timeline, 1))
+            if path.contains(segment.timeline):
+                break
+        return path
 
     async def find_hole(
         self, request: FetchRequest, segment: WalSegment, path: TimelineHistory
@@ -57,12 +74,35 @@ class MissingSegments:
         With an end, what lies on the path before it is needed; without one, what has later WAL
         behind it on the path. Raises what the archive raises when it cannot tell.
         """
-        size = self._archive.segment_size
         end = request.path_end
-        if not lies_on_path(path, segment, size, end):
+        if not lies_on_path(path, segment, self._archive.segment_size, end):
             return None
         if end is not None:
             return Hole(segment, None, end)
+        return await self._find_behind(segment, path)
+
+    async def find_hole_beside(
+        self, request: FetchRequest, segment: WalSegment, path: TimelineHistory, *, whole: bool
+    ) -> Hole | None:
+        """The hole that this segment leaves in the highest timeline's path, if that is another.
+
+        Nothing may be called the end of a timeline from which a newer one has gone on: either the
+        recovery needs it for that one, or what it asks for has been there and is lost. ``whole``:
+        only where all of the segment lies on that path.
+        """
+        if request.path_timeline is not None:
+            return None
+        size = self._archive.segment_size
+        highest = await self._history.path(self._history.highest or 1)
+        part = part_on_path(highest, segment, size)
+        if highest == path or not part:
+            return None
+        if whole and part.stop < (segment.number(size) + 1) * size.bytes:
+            return None
+        return await self._find_behind(segment, highest)
+
+    async def _find_behind(self, segment: WalSegment, path: TimelineHistory) -> Hole | None:
+        size = self._archive.segment_size
         for part in later_on_path(path, segment, size):
             later = await self._first_stored(part, segment.number(size) + 1)
             if later is not None:

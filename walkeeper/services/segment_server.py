@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -29,11 +30,13 @@ from walkeeper.services.fetch_file import FetchFile, download
 from walkeeper.services.fetch_rules import (
     FetchRequest,
     Hole,
+    leg_of,
     lies_on_path,
     next_on_path,
     part_on_path,
 )
 from walkeeper.services.fetch_settings import FetcherStatistics, FetchSettings
+from walkeeper.services.followed_timelines import FollowedTimelines
 from walkeeper.services.missing_segment import MissingSegments
 from walkeeper.services.patience import patient
 from walkeeper.services.prefetch import Prefetcher
@@ -51,6 +54,7 @@ class SegmentSources:
     prefetcher: Prefetcher
     missing: MissingSegments
     stand_ins: StandIns
+    followed: FollowedTimelines
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class SegmentServer:
         self._prefetcher = sources.prefetcher
         self._missing = sources.missing
         self._stand_ins = sources.stand_ins
+        self._followed = sources.followed
         self._settings = settings
         self._statistics = statistics
         self._sleep = sleep
@@ -102,6 +107,7 @@ class SegmentServer:
             # pg_rewind reads a server's own WAL back from where it ended to where it left the
             # other's history: behind the fork, what it is after is the WAL of the dead branch.
             return await self._serve_tool(_Question(request, segment, out, lambda: None))
+        self._followed.note_asked(request, segment)
         async with patient(patience_s, str(segment)):
             path = await self._missing.find_path(request, segment, fresh=False)
         if self._is_withheld(request, segment, path):
@@ -129,7 +135,29 @@ class SegmentServer:
     ) -> bool:
         """Whether nothing of the segment may be handed out, complete or not."""
         part = part_on_path(path, segment, self._size)
+        if not part or self._is_cut(segment, part):
+            self._note_withheld(request, segment, path)
         return not part or (request.present and self._is_cut(segment, part))
+
+    def _note_withheld(
+        self, request: FetchRequest, segment: WalSegment, path: TimelineHistory
+    ) -> None:
+        if not self._followed.is_first(request, segment):
+            return
+        leg = leg_of(path, segment.timeline)
+        if request.path_timeline is not None:
+            reason = "the recovery was prepared for this timeline"
+        elif self._followed.follows_latest(request):
+            reason = "the recovery has looked for the latest timeline"
+        else:
+            reason = "the recovery has asked for segments of this timeline"
+        log.info(
+            "segment_withheld",
+            segment=str(segment),
+            follows=path.timeline,
+            left_at=None if leg is None else str(leg.end),
+            reason=reason,
+        )
 
     def _is_cut(self, segment: WalSegment, part: range) -> bool:
         return part.stop < (segment.number(self._size) + 1) * self._size.bytes
@@ -202,6 +230,10 @@ class SegmentServer:
         hole = await self._missing.find_hole(request, segment, path)
         question.came()
         end = request.path_end
+        beside = partial(self._missing.find_hole_beside, request, segment, path)
+        if hole is None:
+            hole = await beside(whole=request.is_archive_recovery)
+            question.came()
         if not request.is_archive_recovery or not part_on_path(path, segment, self._size):
             return hole
         if (hole is not None and hole.later is not None) or (
@@ -209,7 +241,8 @@ class SegmentServer:
         ):
             return hole
         try:
-            return await self._stand_ins.choose(path, segment, end) or hole
+            stand_in = await self._stand_ins.choose(path, segment, end)
+            return stand_in or hole or await beside(whole=False)
         except ObjectNotFound as error:
             return _Vanished(error.message)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from walkeeper.agent.keyring import load_keyring
 from walkeeper.codec.opener import Opener
@@ -27,6 +28,9 @@ from walkeeper.storage.base import Storage
 from walkeeper.storage.observe import StorageCounters
 from walkeeper.storage.open import open_storage
 from walkeeper.storage.settings import Secret, StorageSettings
+
+_STORE_THREADS: Final = 8
+"""As many operations as are let through at once with the default number of uploads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +113,23 @@ async def open_workshop(
 ) -> AsyncIterator[Workshop]:
     """Load the keys, open the store, and close everything at the end.
 
-    One pool does all CPU and file work: its threads bound how much of it happens at once.
+    One pool does all CPU and file work: its threads bound how much of it happens at once. The store
+    has threads of its own: a mount that hangs keeps them, and hooks still get their answers.
     ``patience_s`` is how long an operation on the store is tried again at most, where somebody
     waits for the answer; None leaves it at what is configured.
     """
     workers = 4 + 2 * (os.cpu_count() or 1)
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="walkeeper") as pool:
+    with (
+        ThreadPoolExecutor(max_workers=workers, thread_name_prefix="walkeeper") as pool,
+        ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="walkeeper-store") as store_pool,
+    ):
         loop = asyncio.get_running_loop()
         keyring = await loop.run_in_executor(pool, load_keyring, config.encryption)
         settings = await loop.run_in_executor(pool, storage_settings, config)
         if patience_s is not None:
             settings = replace(settings, deadline_s=min(patience_s, settings.deadline_s))
         counters = StorageCounters()
-        storage = open_storage(settings, pool, counters)
+        storage = open_storage(settings, store_pool, counters)
         try:
             yield Workshop(config, pool, keyring, storage, counters, allow_unsigned)
         finally:

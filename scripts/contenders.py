@@ -171,6 +171,7 @@ identity_file = "{root}/key.txt"
 
 [agent]
 socket = "{root}/agent.sock"
+http = ""
 state_dir = "{root}/state"
 
 {self._more}"""

@@ -7,6 +7,7 @@ pytest_plugins: list[str] = [
     "tests.fix_archive",
     "tests.fix_cli",
     "tests.fix_hooks",
+    "tests.fix_http",
     "tests.fix_s3",
     "tests.fix_ceph",
     "tests.fix_proxy",

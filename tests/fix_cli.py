@@ -40,6 +40,9 @@ class Installation:
     """TOML behind the rest of the configuration, see `configure`."""
     url: str = ""
     can_read: bool = True
+    http: str = ""
+    """[agent] http: off, unless a test is about it, see ``fix_http``."""
+    more_agent: str = ""
     agent: subprocess.Popen[bytes] | None = None
     agent_log_begin: int = 0
     environment: dict[str, str] = field(default_factory=dict)
@@ -100,10 +103,16 @@ class Installation:
         if self.can_read:
             lines += [f'identity_file = "{self.identity_file}"']
         lines += ["[agent]", f'socket = "{self.socket}"', f'state_dir = "{self.root / "state"}"']
+        lines += [f'http = "{self.http}"', self.more_agent]
         if dsn:
             lines += ["[cluster]", f'dsn = "{self.cluster.dsn}"']
         self.config_file.write_text("\n".join([*lines, self.more, ""]))
         os.chown(self.config_file, self.workspace.owner.uid, self.workspace.owner.gid)
+
+    def configure_agent(self, more: str) -> None:
+        """Write the configuration with these lines in its section [agent]; they stay."""
+        self.more_agent = more
+        self.configure()
 
     def run(
         self, *arguments: str | Path, code: int | None = 0, timeout_s: float = COMMAND_TIMEOUT_S

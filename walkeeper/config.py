@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from walkeeper.config_values import Dsn, Duration, Share, Size
+from walkeeper.config_values import Dsn, Duration, Listen, Share, Size
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import ConfigError
 from walkeeper.hooks.wire import DEFAULT_SOCKET
@@ -67,10 +67,19 @@ class EncryptionConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """``[agent]``: where it listens and keeps what it may lose."""
+    """``[agent]``: where it listens and keeps what it may lose.
+
+    ``http`` is for people and monitoring, read-only. Beyond loopback it asks for the token in
+    ``http_token_file``, unless ``http_trusted_proxy`` says that a reverse proxy asks already.
+    ``look_every``: how often the archive is looked at for it, in seconds.
+    """
 
     socket: Path = Path(DEFAULT_SOCKET)
     state_dir: Path = Path("/var/lib/walkeeper")
+    http: Listen = Listen("127.0.0.1:9188")
+    http_token_file: Path | None = None
+    http_trusted_proxy: bool = False
+    look_every: Duration = Duration(60)
 
 
 class ArchiveConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from walkeeper.config import Config, RepositoryConfig, RetentionConfig, ScheduleConfig
+from walkeeper.config import (
+    AgentConfig,
+    Config,
+    RepositoryConfig,
+    RetentionConfig,
+    ScheduleConfig,
+)
 from walkeeper.core.layout import ARCHIVE_NAME
 from walkeeper.core.schedule import Schedule
 
@@ -18,6 +24,8 @@ _MAX_PART: Final = 5 * 1024 * _MIB
 _MIN_INTERVAL: Final = 0.2
 _MAX_INTERVAL: Final = 600
 _MAX_GRACE: Final = 3600
+_MIN_LOOK: Final = 5
+_MAX_LOOK: Final = 3600
 _KEEP_ALL: Final = RetentionConfig()
 _ANY_TIME: Final = "0 0 * * *"
 _MAX_JITTER: Final = 86_400
@@ -48,9 +56,22 @@ def find_contradictions(config: Config) -> list[str]:
     problems += _check_schedule(config.schedule)
     if config.schedule.expire is not None and config.retention.window is None:
         problems.append("[schedule] expire does nothing without [retention] window")
-    if len(bytes(config.agent.socket)) > _MAX_SOCKET_PATH:
+    return problems + _check_agent(config.agent) + _check_drill(config)
+
+
+def _check_agent(agent: AgentConfig) -> list[str]:
+    problems: list[str] = []
+    if len(bytes(agent.socket)) > _MAX_SOCKET_PATH:
         problems.append(f"[agent] socket is over {_MAX_SOCKET_PATH} bytes, too long for a socket")
-    return problems + _check_drill(config)
+    guarded = agent.http_token_file is not None or agent.http_trusted_proxy
+    if agent.http.is_on and not agent.http.is_loopback and not guarded:
+        problems.append(
+            f"[agent] http {agent.http} is open to others: it needs http_token_file, or "
+            "http_trusted_proxy = true where only a proxy that asks who they are can reach it"
+        )
+    if not _MIN_LOOK <= agent.look_every <= _MAX_LOOK:
+        problems.append('[agent] look_every is not between "5s" and "1h"')
+    return problems
 
 
 def _check_drill(config: Config) -> list[str]:

@@ -20,7 +20,7 @@ import msgspec
 
 from walkeeper.config import Config, RepositoryConfig
 from walkeeper.config_check import find_contradictions
-from walkeeper.config_values import Dsn, Duration, Share, Size
+from walkeeper.config_values import Dsn, Duration, Listen, Share, Size
 from walkeeper.errors import ConfigError
 from walkeeper.log import register_secret
 
@@ -36,6 +36,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
 }
 _FROM_FILE: Final = {"cluster": {"dsn_file": "dsn"}}
 """Keys that name a file to read another key's value from."""
+_TRUTH: Final = {"true": True, "false": False}
 _NOT_OPTIONS: Final = ("WALKEEPER_CONFIG", "WALKEEPER_SOCKET")
 
 _Table = dict[str, object]
@@ -156,6 +157,8 @@ def _from_environment(kind: type[msgspec.Struct], key: str, text: str) -> object
     wanted = typing.get_type_hints(kind).get(key)
     if typing.get_origin(wanted) is tuple:
         return [part for part in text.replace(",", " ").split() if part]
+    if wanted is bool and text in _TRUTH:
+        return _TRUTH[text]
     return int(text) if wanted is int and text.isdecimal() else text
 
 
@@ -205,7 +208,7 @@ def _decode(kind: type, value: object) -> object:
         if not value.startswith("/"):
             raise ValueError("expected an absolute path")
         return Path(value)
-    if kind is Duration or kind is Size or kind is Share:
+    if kind is Duration or kind is Size or kind is Share or kind is Listen:
         return kind.parse(value)
     if kind is Dsn:
         return Dsn(value)

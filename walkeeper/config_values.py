@@ -1,8 +1,9 @@
-"""Values of the configuration that TOML has no type for: durations, sizes and the dsn."""
+"""Values of the configuration that TOML has no type for: durations, sizes, the dsn and others."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Final, Self
 from urllib.parse import unquote
 
@@ -18,6 +19,7 @@ _DURATION_S: Final = {
 }
 _SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _SIZE: Final = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 _SIZE_BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 _KEYWORD_PASSWORD: Final = re.compile(
@@ -70,6 +72,69 @@ class Share(float):
         if match is None or not 0 < float(match[1]) <= 100:
             raise ValueError(f'{text!r} is not a share such as "5%", above "0%" and up to "100%"')
         return cls(float(match[1]) / 100)
+
+
+class Listen(str):
+    """Where to listen: ``"127.0.0.1:9188"``, ``"[::1]:9188"``, ``"localhost:9188"``.
+
+    ``""`` is nowhere, port 0 is one that the system chooses.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads the written form. Raises ValueError, saying how it is written."""
+        listen = cls(text)
+        written, _, port = text.rpartition(":")
+        bracketed = written == f"[{listen.host}]"
+        if text and not (
+            is_host(listen.host)
+            and (bracketed if ":" in listen.host else written == listen.host)
+            and _PORT.fullmatch(port)
+            and listen.port < 65536
+        ):
+            raise ValueError(
+                f'{text!r} is no address such as "127.0.0.1:9188" or "[::1]:9188": other names than'
+                " localhost are not taken, for they may come to mean another address"
+            )
+        return listen
+
+    @property
+    def host(self) -> str:
+        """The address, without brackets."""
+        return self.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+    @property
+    def port(self) -> int:
+        """The port, 0 for any."""
+        return int(self.rpartition(":")[2] or 0)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether to listen at all."""
+        return self != ""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this very host can connect."""
+        return is_loopback(self.host)
+
+
+def is_host(text: str) -> bool:
+    """Whether this is localhost, or an IP address without a zone."""
+    if text == "localhost":
+        return True
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as written, is this one by its loopback interface."""
+    return is_host(host) and (host == "localhost" or ip_address(host).is_loopback)
 
 
 class Dsn:

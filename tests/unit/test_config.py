@@ -79,7 +79,16 @@ def test_weeks_and_years_are_read_so_that_nothing_goes_too_early(tmp_path: Path)
         ("[cluster]", 'dns = "x"', "[cluster] dns is no option; did you mean dsn?"),
         ("[[repository]]", 'endpointurl = "x"', "did you mean endpoint_url?"),
         ("[encryption]", "zzz = 1", "[encryption] zzz is no option"),
-        ("[agent]", 'http = "127.0.0.1:9188"', "[agent] http is no option"),
+        ("[agent]", 'htttp = ""', "[agent] htttp is no option; did you mean http?"),
+        ("[agent]", 'http = "0.0.0.0:9188"', "[agent] http 0.0.0.0:9188 is open to others"),
+        ("[agent]", 'http = "[::]:9188"', "[agent] http [::]:9188 is open to others"),
+        ("[agent]", 'http = "192.0.2.1:9188"', "http_token_file, or http_trusted_proxy"),
+        ("[agent]", 'http = "db1:9188"', "[agent] http: 'db1:9188' is no address"),
+        ("[agent]", 'http = ":9188"', "is no address such as"),
+        ("[agent]", 'http = "::1:9188"', "is no address such as"),
+        ("[agent]", 'http = "127.0.0.1"', "is no address such as"),
+        ("[agent]", 'http = "127.0.0.1:65536"', "is no address such as"),
+        ("[agent]", 'look_every = "1s"', "[agent] look_every is not between"),
         ("[archve]", "level = 1", "[archve] is no section; did you mean archive?"),
         ("[archive]", "level = 20", "[archive] level: Expected `int` <= 19"),
         ("[archive]", "level = 0", "[archive] level"),
@@ -282,7 +291,9 @@ def test_the_full_example_loads_and_leaves_out_no_option(tmp_path: Path) -> None
     defaults = Config(repositories=(config.repository,))
     for section in ("agent", "archive", "backup", "fetch", "log", "verify"):
         assert getattr(config, section) == getattr(defaults, section), section
-        assert set(tomllib.loads(text)[section]) == set(getattr(config, section).__struct_fields__)
+        written_out = msgspec.to_builtins(getattr(defaults, section), enc_hook=str)
+        useful = {name for name, value in written_out.items() if value is not None}
+        assert set(tomllib.loads(text)[section]) == useful
 
 
 @pytest.mark.parametrize("line", re.findall(r"^#([a-z_]+ = .*)", (CONF / "walkeeper.toml").read_text(), re.MULTILINE))  # fmt: skip # noqa: E501
@@ -301,3 +312,38 @@ def test_each_commented_option_is_written_as_it_must_be(line: str, tmp_path: Pat
                 "expire does nothing without",
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [
+        ("127.0.0.1:9188", "127.0.0.1", 9188),
+        ("127.8.8.8:1", "127.8.8.8", 1),
+        ("[::1]:9188", "::1", 9188),
+        ("localhost:0", "localhost", 0),
+    ],
+)
+def test_http_is_open_to_the_own_host_without_further_ado(
+    tmp_path: Path, written: str, host: str, port: int
+) -> None:
+    listen = load(tmp_path, SMALL, WALKEEPER_AGENT_HTTP=written).agent.http
+    assert (listen.host, listen.port, str(listen)) == (host, port, written)
+    assert listen.is_on
+    assert listen.is_loopback
+
+
+def test_http_is_off_when_it_says_nothing(tmp_path: Path) -> None:
+    assert not load(tmp_path, SMALL + '[agent]\nhttp = ""\n').agent.http.is_on
+
+
+@pytest.mark.parametrize("key", ['http_token_file = "/etc/token"', "http_trusted_proxy = true"])
+def test_http_is_open_to_others_where_somebody_asks_who_they_are(tmp_path: Path, key: str) -> None:
+    agent = load(tmp_path, SMALL + f'[agent]\nhttp = "0.0.0.0:9188"\n{key}\n').agent
+    assert not agent.http.is_loopback
+
+
+def test_a_switch_is_read_from_the_environment(tmp_path: Path) -> None:
+    environ = {"WALKEEPER_AGENT_HTTP": "[::]:1", "WALKEEPER_AGENT_HTTP_TRUSTED_PROXY": "true"}
+    assert load(tmp_path, SMALL, **environ).agent.http_trusted_proxy
+    said = refusal(tmp_path, SMALL, WALKEEPER_AGENT_HTTP_TRUSTED_PROXY="yes")
+    assert "[agent] http_trusted_proxy" in said

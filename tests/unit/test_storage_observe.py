@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from tests.fix_tail import FaultyStorage
 from walkeeper.errors import ObjectExists, ObjectNotFound, StorageUnavailable
 from walkeeper.storage.memory import MemoryStorage
 from walkeeper.storage.observe import ObservedStorage, StorageCounters
@@ -52,6 +53,35 @@ async def test_requests_bytes_and_errors_are_counted_by_operation() -> None:
         ("read", "ObjectNotFound"): 1,
     }
     assert (found.bytes_written, found.bytes_read) == (8, 4)
+
+
+async def test_a_store_fails_until_it_answers_again(faulty: FaultyStorage) -> None:
+    counters = StorageCounters()
+    storage = ObservedStorage(faulty, counters)
+    with pytest.raises(ObjectNotFound):
+        await storage.head("nothing")
+    assert counters.failing() is None
+    faulty.down = True
+    with pytest.raises(StorageUnavailable):
+        await storage.head("nothing")
+    with pytest.raises(StorageUnavailable):
+        await storage.put("one", b"1")
+    assert counters.failing() == "the store is down"
+    faulty.down = False
+    with pytest.raises(ObjectNotFound):  # an answer, too
+        await storage.head("nothing")
+    assert counters.failing() == "the store is down"  # it may be read, but not written
+    await storage.put("one", b"1")
+    assert counters.failing() is None
+
+
+async def test_an_answer_that_does_not_come_is_a_failure_until_one_does() -> None:
+    counters = StorageCounters()
+    storage = ObservedStorage(MemoryStorage(), counters)
+    counters.note_retry(StorageUnavailable("no answer within 30 s"))
+    assert counters.failing() == "no answer within 30 s"
+    await storage.folders("")
+    assert counters.failing() is None
 
 
 async def test_a_snapshot_does_not_change() -> None:

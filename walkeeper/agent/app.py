@@ -74,15 +74,17 @@ class Agent:
                 group.create_task(self._reload_on_hangup()),
             ]
             serving = group.create_task(control.serve())
+            watching = group.create_task(handlers.watching.run())
             self._notifier.ready(f"archiving to {shop.storage.url}")
             log.info("agent_ready", socket=str(config.agent.socket), archive=archive.folder)
             await self._stop.wait()
             self._notifier.stopping("draining")
             log.info("agent_draining")
             control.stop()
+            handlers.watching.stop()
             cluster.drain()
-            await self._drained({serving, archiving})
-            for task in (serving, archiving, *background):
+            await self._drained({serving, archiving, watching})
+            for task in (serving, archiving, watching, *background):
                 task.cancel()
         log.info("agent_stopped")
 

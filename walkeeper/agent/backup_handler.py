@@ -50,12 +50,22 @@ _SHOWN_CHARACTERS: Final = 300
 
 
 class BackupHandler:
-    """Answers ``backup``: one at a time, progress on the way, a report at the end."""
+    """Answers ``backup``: one at a time, progress on the way, a report at the end.
 
-    def __init__(self, shop: Workshop, archive: Archive, guard: SourceGuard) -> None:
+    ``on_end`` is called after each backup that was asked for.
+    """
+
+    def __init__(
+        self,
+        shop: Workshop,
+        archive: Archive,
+        guard: SourceGuard,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self._shop = shop
         self._archive = archive
         self._guard = guard
+        self._on_end = on_end
         self._lock = asyncio.Lock()
 
     @property
@@ -87,6 +97,7 @@ class BackupHandler:
                     async for progress in news:
                         await request.progress(msgspec.json.encode(progress))
                 result = taking.result()
+            self._on_end()
             if isinstance(result, WalkeeperError):
                 raise result
             await request.progress(msgspec.json.encode(report_of(result)))

@@ -12,8 +12,11 @@ from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.fetch_handler import FetchHandler
 from walkeeper.agent.fetch_service import FetchPlaces, open_fetcher
+from walkeeper.agent.http import HttpServer
 from walkeeper.agent.jobs import JobTools, make_scheduler
+from walkeeper.agent.observer import Observer
 from walkeeper.agent.status_handler import StatusHandler
+from walkeeper.agent.watching import Watching, open_http
 from walkeeper.errors import PostgresUnavailable
 from walkeeper.repository.archive import Archive
 from walkeeper.services.fetcher import Fetcher
@@ -28,14 +31,24 @@ class Handlers:
     """Builds the handlers and runs what they need in the background."""
 
     def __init__(
-        self, shop: Workshop, archive: Archive, cluster: ClusterService, fetcher: Fetcher
+        self,
+        shop: Workshop,
+        archive: Archive,
+        cluster: ClusterService,
+        fetcher: Fetcher,
+        http: HttpServer | None,
     ) -> None:
+        changed = asyncio.Event()
         self._cluster = cluster
         self._fetcher = fetcher
         self._fetch = FetchHandler(fetcher)
-        self._backup = BackupHandler(shop, archive, cluster.guard)
-        self._scheduler = make_scheduler(JobTools(shop, archive, cluster, self._backup))
-        self._status = StatusHandler(shop, archive, cluster, fetcher, self._scheduler)
+        self._backup = BackupHandler(shop, archive, cluster.guard, changed.set)
+        tools = JobTools(shop, archive, cluster, self._backup)
+        self._scheduler = make_scheduler(tools, changed.set)
+        self._status = StatusHandler(shop, archive, cluster, fetcher, self._scheduler, http=http)
+        every_s = float(shop.config.agent.look_every)
+        observer = Observer(shop, archive, self._status.status, changed=changed, every_s=every_s)
+        self.watching = Watching(observer, http)
 
     @classmethod
     async def open(cls, shop: Workshop, archive: Archive, cluster: ClusterService) -> Handlers:
@@ -43,7 +56,8 @@ class Handlers:
         state_dir = shop.config.agent.state_dir
         places = FetchPlaces(state_dir, state_dir)
         fetcher = await open_fetcher(archive, shop.pool, places, shop.config.fetch)
-        return cls(shop, archive, cluster, fetcher)
+        http = await open_http(shop.config.agent, shop)
+        return cls(shop, archive, cluster, fetcher, http)
 
     def register(self, control: ControlServer) -> None:
         """Give the socket its commands."""

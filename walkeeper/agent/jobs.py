@@ -89,8 +89,11 @@ JOBS: Final[dict[str, Callable[[JobTools], Awaitable[JobResult]]]] = {
 """By their names in [schedule]."""
 
 
-def make_scheduler(tools: JobTools) -> Scheduler:
-    """The scheduler of an agent; what [schedule] leaves out is not scheduled."""
+def make_scheduler(tools: JobTools, on_end: Callable[[], None]) -> Scheduler:
+    """The scheduler of an agent; what [schedule] leaves out is not scheduled.
+
+    ``on_end`` is called whenever a run has ended.
+    """
     config = tools.shop.config
     expressions: dict[str, str | None] = {name: getattr(config.schedule, name) for name in JOBS}
     jobs = tuple(
@@ -105,4 +108,5 @@ def make_scheduler(tools: JobTools) -> Scheduler:
         tools.shop.pool,
         jitter_s=config.schedule.jitter,
         seed=archive,
+        on_end=on_end,
     )

@@ -70,7 +70,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 class Scheduler:
     """Runs the jobs of one agent. ``seed`` spreads the agents of many hosts by ``jitter``.
 
-    State is kept in ``folder``, one small file for each job.
+    State is kept in ``folder``, one small file for each job. ``on_end`` is called after each run.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Scheduler:
         *,
         jitter_s: float = 0.0,
         seed: str = "",
+        on_end: Callable[[], None] = lambda: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -92,6 +93,7 @@ class Scheduler:
                 pool,
                 spread=timedelta(seconds=jitter_s),
                 seed=seed,
+                on_end=on_end,
                 now=now,
                 sleep=sleep,
             )
@@ -121,6 +123,7 @@ class _JobLoop:
         *,
         spread: timedelta,
         seed: str,
+        on_end: Callable[[], None],
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -129,6 +132,7 @@ class _JobLoop:
         self._pool = pool
         self._spread = spread
         self._seed = f"{seed} {job.name}"
+        self._on_end = on_end
         self._now = now
         self._sleep = sleep
         self._running = False
@@ -224,6 +228,7 @@ class _JobLoop:
             outcome=result.outcome,
             detail=result.detail[:_MAX_DETAIL],
         )
+        self._on_end()
         await self._save()
         emit = log.warning if result.outcome in {"failed", "findings"} else log.info
         emit("job_ended", job=self._job.name, outcome=result.outcome, detail=result.detail)

@@ -13,6 +13,7 @@ from walkeeper import __version__
 from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.http import HttpServer
 from walkeeper.agent.scheduler import Scheduler
 from walkeeper.core.wal import WalSegment
 from walkeeper.repository.archive import Archive
@@ -44,6 +45,7 @@ class StatusHandler:
         fetcher: Fetcher,
         scheduler: Scheduler,
         *,
+        http: HttpServer | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shop = shop
@@ -51,12 +53,17 @@ class StatusHandler:
         self._cluster = cluster
         self._fetcher = fetcher
         self._scheduler = scheduler
+        self._http = http
         self._now = now
         self._started_at = now()
 
     async def __call__(self, request: Request) -> Reply:  # noqa: ARG002 - it has no fields
         """One JSON document, an `AgentStatus`."""
-        status = AgentStatus(
+        return Reply.ok(encode_status(self.status()))
+
+    def status(self) -> AgentStatus:
+        """The agent's own facts, now; cheap."""
+        return AgentStatus(
             version=__version__,
             pid=os.getpid(),
             uptime_s=round(self._now() - self._started_at, 1),
@@ -69,8 +76,8 @@ class StatusHandler:
             store=self._store(),
             tail=self._tail(),
             schedule=self._scheduler.statuses(),
+            http=None if self._http is None else self._http.status,
         )
-        return Reply.ok(encode_status(status))
 
     def _source(self) -> SourceStatus:
         guard = self._cluster.guard
@@ -78,12 +85,14 @@ class StatusHandler:
         if refusal is not None or verified is None:
             return SourceStatus(
                 verified=False,
+                connected=guard.session is not None,
                 reason=_short(refusal.message if refusal else "the server is being asked"),
                 hint=_short(refusal.hint) if refusal else None,
             )
         facts = verified.facts
         return SourceStatus(
             verified=True,
+            connected=guard.session is not None,
             data_directory=str(verified.data_dir),
             system_identifier=str(facts.system_identifier),
             server_version=facts.version_num,
@@ -101,6 +110,8 @@ class StatusHandler:
         last_at = counted.last_archived_at
         return ArchivingStatus(
             backlog=len(waiting),
+            backlog_bytes=self._archive.segment_size.bytes
+            * sum(isinstance(wal, WalSegment) for wal in waiting),
             oldest_waiting=None if oldest is None else str(oldest),
             archived=counted.archived,
             failed=counted.failed,

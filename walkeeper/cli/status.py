@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from walkeeper.agent.compose import Workshop
-    from walkeeper.cli.status_report import StatusReport
     from walkeeper.errors import WalkeeperError
     from walkeeper.services.agent_status import AgentStatus
+    from walkeeper.services.status_report import StatusReport
 
 _AGENT_TIMEOUT_S = 10.0
 
@@ -84,58 +84,18 @@ async def _look(
     agent: AgentStatus | None,
     trouble: str | None,
 ) -> tuple[StatusReport, WalkeeperError | None]:
-    from walkeeper import __version__
-    from walkeeper.cli.status_report import FindingRow, StatusReport, repository_status
     from walkeeper.errors import StorageError
-    from walkeeper.repository.drills import DrillHistory, DrillStore
-    from walkeeper.services.schedule_findings import (
-        find_schedule_notices,
-        find_schedule_problems,
-    )
-    from walkeeper.services.status import Inspection
-    from walkeeper.services.status_findings import (
-        Finding,
-        find_agent_problems,
-        find_archive_problems,
-        find_drill_problems,
-        find_notices,
-    )
+    from walkeeper.services.look import Look, look_at
+    from walkeeper.services.status_report import Subject, make_report
 
-    findings: list[Finding] = []
-    if trouble is not None:
-        findings.append(
-            Finding(f"nothing is archived from here: {trouble}", "systemctl start walkeeper")
-        )
-    archive, health, problem = None, None, None
-    drills = DrillHistory()
+    subject = Subject(repository=shop.storage.url)
+    problem = None
     now = datetime.now(UTC)
     try:
         archive = await shop.archive(options.archive)
-        health = await Inspection(archive, shop.backups(archive)).run()
-        drills = await DrillStore(archive, shop.pool).history(now)
+        subject = Subject(repository=shop.storage.url, folder=archive.folder, record=archive.record)
+        look = await look_at(archive, shop.pool, now)
     except StorageError as error:
         problem = error
-        findings.append(Finding(f"the repository cannot be read: {error.message}", error.hint))
-    if agent is not None:
-        known = agent.archive if archive is None else archive.record.archive
-        findings += find_agent_problems(agent, known)
-        findings += find_schedule_problems(agent)
-    found = None
-    if archive is not None and health is not None:
-        findings += find_archive_problems(health, agent)
-        findings += find_drill_problems(drills)
-        found = repository_status(archive.record, health, drills, now)
-    report = StatusReport(
-        version=__version__,
-        checked_at=now,
-        repository=shop.storage.url,
-        folder=None if archive is None else archive.folder,
-        healthy=not findings,
-        agent=agent,
-        agent_problem=trouble,
-        repository_status=found,
-        repository_problem=None if problem is None else problem.message,
-        findings=tuple(FindingRow(what=one.what, hint=one.hint) for one in findings),
-        notices=(*find_notices(health, agent), *find_schedule_notices(agent)),
-    )
-    return report, problem
+        look = Look(at=now, error=error.message, hint=error.hint)
+    return make_report(subject, look, agent, now, trouble=trouble), problem

@@ -11,9 +11,13 @@ from walkeeper.errors import IntegrityError
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The server that the agent archives; while it is not ``verified``, ``reason`` says why."""
+    """The server that the agent archives; while it is not ``verified``, ``reason`` says why.
+
+    ``connected`` is false while nobody can be asked: the last answer then still holds.
+    """
 
     verified: bool
+    connected: bool = True
     reason: str | None = None
     hint: str | None = None
     data_directory: str | None = None
@@ -24,7 +28,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The archiver; counters are since the agent's start, ``backlog`` counts files now.
+    """The archiver; counters are since the agent's start, ``backlog`` counts files now and
+    ``backlog_bytes`` those of their segments, before compression.
 
     ``rpo_s`` is the age of the oldest flushed byte that is not durable, now; ``rpo_max_s`` and
     ``rpo_p99_s`` are those of the last hour.
@@ -40,6 +45,7 @@ class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
     rpo_s: float
     rpo_max_s: float = 0.0
     rpo_p99_s: float = 0.0
+    backlog_bytes: int = 0
 
 
 class TailStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +87,13 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     bytes_read: int
 
 
+class HttpStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the agent answers over HTTP, None while ``problem`` keeps it from doing so."""
+
+    address: str | None
+    problem: str | None = None
+
+
 JobOutcome = Literal["done", "findings", "failed", "skipped", "interrupted"]
 """How a scheduled run ended."""
 
@@ -105,7 +118,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's own facts; ``archiving`` and ``tail`` are None until it knew the server once."""
+    """The agent's own facts; ``archiving`` and ``tail`` are None until it knew the server once.
+
+    ``http`` is None where it is turned off.
+    """
 
     version: str
     pid: int
@@ -119,6 +135,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreStatus
     schedule: tuple[JobStatus, ...] = ()
     tail: TailStatus | None = None
+    http: HttpStatus | None = None
 
 
 def decode_agent_status(document: str) -> AgentStatus:

@@ -33,6 +33,10 @@ def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
             "was the configuration changed? restart the agent",
         )
     source, archiving = agent.source, agent.archiving
+    if agent.http is not None and agent.http.problem is not None:
+        yield Finding(
+            f"nobody can watch over HTTP: {agent.http.problem}", "archiving goes on without it"
+        )
     if not source.verified:
         yield Finding(f"nothing is archived: {source.reason}", source.hint)
     if archiving is None:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from walkeeper.errors import StorageError
+from walkeeper.errors import ObjectExists, ObjectNotFound, StorageError
 from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Storage
 
 
@@ -28,12 +28,29 @@ class StorageStatistics:
     bytes_read: int
 
 
+_ANSWERS = (ObjectNotFound, ObjectExists)
+"""Errors by which a store shows that it works."""
+_DIRECTIONS = {
+    "put": "write",
+    "put_stream": "write",
+    "read": "read",
+    "head": "read",
+    "list_objects": "read",
+    "folders": "read",
+}
+"""Of the operations that show whether a store can be used."""
+
+
+_ANY = "any"
+
+
 class StorageCounters:
     """The counters of one or several stores; owned by whoever reads them."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._retried: tuple[float, str] | None = None
+        self._failing: dict[str, str] = {}
         self._requests: Counter[str] = Counter()
         self._errors: Counter[tuple[str, str]] = Counter()
         self._bytes_written = 0
@@ -49,8 +66,9 @@ class StorageCounters:
         )
 
     def note_retry(self, error: StorageError) -> None:
-        """Remembers why something is tried again."""
+        """Remembers why something is tried again, which may be that no answer came."""
         self._retried = (self._now(), error.message)
+        self._failing[_ANY] = error.message
 
     def trouble(self, within_s: float) -> str | None:
         """The latest error of the last ``within_s`` that made us try again, and its age.
@@ -63,12 +81,17 @@ class StorageCounters:
         age_s = self._now() - at
         return f"{message} ({age_s:.0f} s ago)" if age_s <= within_s else None
 
+    def failing(self) -> str | None:
+        """Why the last request that read, or the last that wrote, did not succeed; else None."""
+        return next(iter(self._failing.values()), None)
+
     @contextmanager
     def request(self, operation: str) -> Iterator[None]:
         """Counts the block as one request, and what it raises."""
         self._requests[operation] += 1
         with self.errors_of(operation):
             yield
+        self._answered(_DIRECTIONS.get(operation))
 
     @contextmanager
     def errors_of(self, operation: str) -> Iterator[None]:
@@ -77,7 +100,17 @@ class StorageCounters:
             yield
         except StorageError as error:
             self._errors[operation, type(error).__name__] += 1
+            direction = _DIRECTIONS.get(operation)
+            if isinstance(error, _ANSWERS):
+                self._answered(direction)
+            elif direction is not None:
+                self._failing[direction] = error.message
             raise
+
+    def _answered(self, direction: str | None) -> None:
+        self._failing.pop(_ANY, None)
+        if direction is not None:
+            self._failing.pop(direction, None)
 
     def add_written(self, size_bytes: int) -> None:
         """Counts the body of a successful write."""

@@ -1,0 +1,61 @@
+"""Everything that watches: the observer, and the HTTP port through which it is seen."""
+
+from __future__ import annotations
+
+import asyncio
+
+from walkeeper.agent.compose import Workshop
+from walkeeper.agent.http import HttpServer
+from walkeeper.agent.http_answer import JSON, Answer, Question, json_answer, text_answer
+from walkeeper.agent.http_entry import open_entry
+from walkeeper.agent.observer import Observer
+from walkeeper.config import AgentConfig
+
+
+class Watching:
+    """Runs the observer and what shows what it sees; `run` returns after `stop`.
+
+    Without the HTTP port nobody would see it, so that nothing is looked at.
+    """
+
+    def __init__(self, observer: Observer, http: HttpServer | None) -> None:
+        self.observer = observer
+        self._http = http
+        if http is not None:
+            http.register("/healthz", _alive, public=True)
+            http.register("/readyz", self._ready)
+            http.register("/api/v1/status", self._status)
+
+    async def run(self) -> None:
+        """Watch until stopped or cancelled."""
+        if self._http is None:
+            return
+        async with asyncio.TaskGroup() as group:
+            observing = group.create_task(self.observer.run())
+            await self._http.run()
+            observing.cancel()
+
+    def stop(self) -> None:
+        """Begin nothing more; `run` returns when what is being answered has ended."""
+        if self._http is not None:
+            self._http.stop()
+
+    async def _ready(self, _: Question) -> Answer:
+        reasons = self.observer.unready()
+        document = {"ready": not reasons, "reasons": reasons}
+        return json_answer(document, 503 if reasons else 200)
+
+    async def _status(self, _: Question) -> Answer:
+        return Answer(self.observer.document(), JSON)
+
+
+async def _alive(_: Question) -> Answer:
+    return text_answer("ok")
+
+
+async def open_http(agent: AgentConfig, shop: Workshop) -> HttpServer | None:
+    """The HTTP server that the configuration wants; raises ConfigError without its token."""
+    if not agent.http.is_on:
+        return None
+    loop = asyncio.get_running_loop()
+    return HttpServer(agent.http, await loop.run_in_executor(shop.pool, open_entry, agent))

@@ -1,0 +1,36 @@
+"""One look at an archive: what its listings and its drills show at a moment."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from walkeeper.repository.archive import Archive
+from walkeeper.repository.backups import BackupStore
+from walkeeper.repository.drills import DrillHistory, DrillStore
+from walkeeper.services.status import ArchiveHealth, Inspection
+
+_NO_DRILLS: Final = DrillHistory()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What was seen at ``at``, which is None before the first look.
+
+    A look that failed has no ``health`` and no drills, but says why: ``error``, one sentence, and
+    maybe a ``hint``.
+    """
+
+    at: datetime | None = None
+    health: ArchiveHealth | None = None
+    drills: DrillHistory = _NO_DRILLS
+    error: str | None = None
+    hint: str | None = None
+
+
+async def look_at(archive: Archive, pool: ThreadPoolExecutor, now: datetime) -> Look:
+    """Look now. Raises what storage raises, and WrongKey."""
+    health = await Inspection(archive, BackupStore(archive, pool)).run()
+    return Look(at=now, health=health, drills=await DrillStore(archive, pool).history(now))

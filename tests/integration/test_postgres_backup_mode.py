@@ -6,7 +6,7 @@ import pytest
 
 from tests.fix_postgres import versions_at_hand
 from walkeeper.core.backup_label import BackupLabel, TablespaceMap
-from walkeeper.errors import BackupError, PostgresError
+from walkeeper.errors import BackupError, Locked, PostgresError
 from walkeeper.postgres.backup_mode import backup_mode
 
 
@@ -59,6 +59,16 @@ async def test_a_standby_is_refused(make_cluster, make_standby):
     with pytest.raises(BackupError, match="standby"):
         async with enter(standby):
             pytest.fail("a standby was taken for a primary")
+
+
+async def test_a_second_backup_at_the_same_time_is_locked_out(make_cluster):
+    cluster = make_cluster(fsync=False)
+    async with enter(cluster):
+        with pytest.raises(Locked, match="already being taken"):
+            async with enter(cluster):
+                pytest.fail("two at once")
+    async with enter(cluster) as mode:
+        assert await mode.stop()
 
 
 async def test_leaving_without_stop_ends_the_session_and_so_the_backup(make_cluster):

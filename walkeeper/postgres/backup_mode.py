@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Final, cast
 
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import BackupError, PostgresError
+from walkeeper.errors import BackupError, Locked, PostgresError
 from walkeeper.postgres.server import Server
 
 _FIRST_WITH_NEW_NAMES: Final = 15  # release notes of 15: pg_start_backup became pg_backup_start
+_LOCK: Final = int.from_bytes(b"walkbase")
+"""Of PostgreSQL's advisory locks; other programs have no reason to take just this number."""
 # Each could end a session that has nothing to do for hours: setting, first version that has it.
 _TIMEOUTS: Final = (
     ("statement_timeout", 13),
@@ -125,7 +127,8 @@ async def backup_mode(
     With ``fast`` the checkpoint that opens the backup is made at once, otherwise it is spread over
     time and may take minutes. Leaving the block without ``stop()`` abandons the backup; the server
     cleans up by itself. When the session is lost the block is cancelled and BackupError comes out
-    of it. Raises BackupError on a standby, PostgresUnavailable, PostgresError.
+    of it. Raises BackupError on a standby, Locked while another session that came by the same
+    database is in here, PostgresUnavailable, PostgresError.
     """
     async with await Server.connect(dsn, deadline_s=deadline_s) as server:
         mode = await _start(server, label, fast=fast, deadline_s=checkpoint_deadline_s)
@@ -156,6 +159,7 @@ async def _start(server: Server, label: str, *, fast: bool, deadline_s: float) -
             await server.fetch_row(
                 "SELECT pg_catalog.set_config($1, '0', false)", setting, doing=f"set {setting}"
             )
+    await _lock(server)
     new = server.major >= _FIRST_WITH_NEW_NAMES
     call = "pg_backup_start($1, $2)" if new else "pg_start_backup($1, $2, false)"
     row = await server.fetch_row(
@@ -167,6 +171,18 @@ async def _start(server: Server, label: str, *, fast: bool, deadline_s: float) -
         deadline_s=deadline_s,
     )
     return BackupMode(server, Lsn.parse(cast(str, row["lsn"])), cast(datetime, row["at"]))
+
+
+async def _lock(server: Server) -> None:
+    """Held by the session, so it ends with it, however that ends."""
+    row = await server.fetch_row(
+        "SELECT pg_catalog.pg_try_advisory_lock($1) AS taken", _LOCK, doing="lock out other backups"
+    )
+    if not row["taken"]:
+        raise Locked(
+            "a backup of this server is already being taken",
+            hint="by another walkeeper: wait for it, or end it",
+        )
 
 
 def _rights_hint(major: int) -> str:

@@ -87,6 +87,37 @@ def test_tablespaces_go_where_they_are_mapped_to_and_never_onto_the_live_ones(
     assert rows(source) == [1]
 
 
+def test_a_tablespace_made_after_the_backup_is_not_written_to_while_somebody_uses_it(
+    bed: RestoreBed,
+) -> None:
+    source, location = bed.source, bed.installation.workspace.directory("later")
+    source.sql(f"CREATE TABLESPACE later LOCATION '{location}'")
+    source.sql("CREATE TABLE live (n int) TABLESPACE later; INSERT INTO live VALUES (1)")
+    target = source.value("SELECT pg_current_wal_lsn()")
+    bed.installation.archive_now()
+    source.sql("CHECKPOINT")
+    before = {path: path.stat().st_mtime_ns for path in location.rglob("*")}
+    bed.restore("pg", "--target-lsn", target, "--target-action", "pause")
+
+    refused = bed.adopt(bed.target("pg"), source.version)
+    refused.spawn()
+    assert refused.wait_stopped() != 0
+
+    assert f"creates a tablespace at {location}, where another cluster has files" in refused.log
+    assert {path: path.stat().st_mtime_ns for path in location.rglob("*")} == before
+    assert source.value("SELECT n FROM live") == "1"
+
+    # Where nobody uses the directory, recovery makes it its own, and may begin anew.
+    source.stop()
+    location.rename(location.with_name("moved"))
+    bed.installation.workspace.directory("later")
+    for end in ("immediate", "fast"):
+        restored = bed.started("pg", recovered=False)
+        restored.wait_for("SELECT pg_get_wal_replay_pause_state()", "paused", timeout_s=60)
+        assert restored.value("SELECT n FROM live") == "1"
+        restored.stop(end)
+
+
 @pytest.fixture
 def debian(make_installation: MakeInstallation) -> Installation:
     """A source whose configuration lies outside its data directory, as Debian has it."""

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.hook_requests import WalFetchRequest
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.wal import WalFile, parse_wal_file
+from walkeeper.core.wal import SegmentSize, WalFile, WalSegment, parse_wal_file
 from walkeeper.errors import UsageError
 from walkeeper.services.fetch_rules import ClientIdentity, FetchRequest
 from walkeeper.services.fetcher import Fetcher
+from walkeeper.services.tablespace_guard import check_tablespaces
 
 
 class FetchHandler:
     """Answers ``wal-fetch`` for one archive; errors are left to the server."""
 
-    def __init__(self, fetcher: Fetcher) -> None:
+    def __init__(self, fetcher: Fetcher, size: SegmentSize, pool: ThreadPoolExecutor) -> None:
         self._fetcher = fetcher
+        self._size = size
+        self._pool = pool
 
     async def __call__(self, request: Request) -> Reply:
         """Serve one request."""
+        asked = WalFetchRequest.parse(request)
         fetch = parse_fetch(request)
-        outcome = await self._fetcher.fetch(fetch, request.take_descriptor())
-        return Reply.absent() if outcome.size_bytes is None else Reply.ok(str(outcome.size_bytes))
+        descriptor = request.take_descriptor()
+        try:
+            outcome = await self._fetcher.fetch(fetch, os.dup(descriptor))
+            if outcome.size_bytes is None:
+                return Reply.absent()
+            if asked.guard and isinstance(fetch.wal, WalSegment):
+                data_dir = asked.path.parent.parent
+                look = partial(check_tablespaces, descriptor, fetch.wal, self._size, data_dir)
+                await asyncio.get_running_loop().run_in_executor(self._pool, look)
+            return Reply.ok(str(outcome.size_bytes))
+        finally:
+            os.close(descriptor)
 
 
 def parse_fetch(request: Request) -> FetchRequest:

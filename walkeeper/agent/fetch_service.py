@@ -117,7 +117,7 @@ class _OpeningHandler:
                 config = self._shop.config.fetch
                 fetcher = await open_fetcher(archive, self._shop.pool, self._places, config)
                 self._running = self._group.create_task(fetcher.run())
-                self._handler = FetchHandler(fetcher)
+                self._handler = FetchHandler(fetcher, archive.segment_size, self._shop.pool)
             return self._handler
 
 

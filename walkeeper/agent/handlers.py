@@ -41,7 +41,7 @@ class Handlers:
         changed = asyncio.Event()
         self._cluster = cluster
         self._fetcher = fetcher
-        self._fetch = FetchHandler(fetcher)
+        self._fetch = FetchHandler(fetcher, archive.segment_size, shop.pool)
         self._backup = BackupHandler(shop, archive, cluster.guard, changed.set)
         tools = JobTools(shop, archive, cluster, self._backup)
         self._scheduler = make_scheduler(tools, changed.set)

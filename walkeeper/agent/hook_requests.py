@@ -52,7 +52,8 @@ class WalFetchRequest:
     ``timeline`` and ``end`` are text as given to the hook, which sends them only while
     recovery.signal exists, never in standby mode and never for a history file. ``present``: the
     directory of ``path`` already holds a file called ``name``. ``run`` differs from one run of its
-    server to the next.
+    server to the next. ``guard`` refuses WAL whose replay creates a tablespace where another
+    cluster has files.
     """
 
     name: str
@@ -65,6 +66,7 @@ class WalFetchRequest:
     timeline: str | None
     end: str | None
     run: str
+    guard: bool
 
     @classmethod
     def parse(cls, request: Request) -> Self:
@@ -80,4 +82,5 @@ class WalFetchRequest:
             timeline=request.optional_text("timeline"),
             end=request.optional_text("end"),
             run=request.optional_text("run") or "",
+            guard=request.optional_text("guard") == "1",
         )

@@ -32,7 +32,8 @@ Exit codes: 0 durable, 1 anything else."""
 
 FETCH_USAGE = """\
 usage: walkeeper wal-fetch [--socket S] [--config F] [--archive A] [--timeline N] [--end LSN]
-                           [--standby] [--unsigned] [--timeout SECONDS] %f %p
+                           [--standby] [--unsigned] [--guard-tablespaces]
+                           [--timeout SECONDS] %f %p
 
 Fetches a WAL file from the archive: the restore_command.
 Exit codes: 0 fetched, 66 the archive holds no such file, 126 anything else."""
@@ -46,6 +47,7 @@ _FETCH_OPTIONS = {
     "--end": True,
     "--standby": False,
     "--unsigned": False,
+    "--guard-tablespaces": False,
     "--timeout": True,
 }
 

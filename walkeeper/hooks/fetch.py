@@ -83,6 +83,8 @@ def describe(name: bytes, destination: bytes, options: Options) -> dict[str, byt
         "recovery": b"%d" % recovery,
         "present": b"%d" % holds(parent(destination) + b"/" + name, name),
     }
+    if options.get("--guard-tablespaces") is not None and (standby or recovery):
+        fields["guard"] = b"1"
     run = find_run(data_directory)
     if run:
         fields["run"] = run

@@ -26,7 +26,8 @@ Commands of the hooks and their fields (integers as decimal, times in nanosecond
     ``--standby`` says so) and where recovery.signal exists; ``present``: 1 when the directory of
     %p already holds a file of that name with its WAL in it, not a recycled one; ``timeout_ms``;
     optionally ``timeline`` and ``end``, and ``run``, which differs from one run of the server on
-    that directory to the next. One descriptor: an empty file to write into. The message of
+    that directory to the next, and ``guard``: 1 to refuse WAL that creates a tablespace in a
+    directory that another cluster uses. One descriptor: an empty file to write into. The message of
     ``ok`` is the number of bytes written; ``absent`` means that the archive answered that it holds
     no such file.
 """

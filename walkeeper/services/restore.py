@@ -237,9 +237,10 @@ class RestoreService:
         return configured.notes
 
     def _restore_command(self, plan: RestorePlan) -> str:
+        words = [*self.settings.fetch_words, "--guard-tablespaces"]
         if self.settings.standby:
-            return restore_command(self.settings.fetch_words, None, None)
-        return restore_command(self.settings.fetch_words, plan.timeline, plan.end)
+            return restore_command(words, None, None)
+        return restore_command(words, plan.timeline, plan.end)
 
     def _commands(self, planned: Planned, destination: Destination) -> list[str]:
         start = f"pg_ctl -D {shlex.quote(str(destination.data_dir))} -w start"

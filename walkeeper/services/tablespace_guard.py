@@ -1,0 +1,87 @@
+"""Keeps the recovery of a restored copy out of tablespaces that another cluster uses.
+
+Replaying the creation of a tablespace, PostgreSQL writes into the directory that the record names,
+whoever uses it (src/backend/commands/tablespace.c, create_tablespace_directories): on the host of
+the source that is the live one. So a segment with such a record is looked into before it is handed
+out. A directory of the copy's own is known by the link that its pg_tblspc has to it, which is there
+when the same WAL is replayed once more.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from walkeeper.core.wal import SegmentSize, WalSegment
+from walkeeper.core.wal_tablespace import LONGEST_BYTES, find_created_tablespaces
+from walkeeper.core.walpage import PAGE_SIZE
+from walkeeper.errors import RecoveryError
+
+_NAME_LENGTH: Final = 24
+_TIMELINE_LENGTH: Final = 8
+_VERSION_DIRECTORY: Final = "PG_"
+"""TABLESPACE_VERSION_DIRECTORY begins so, src/include/common/relpath.h."""
+
+
+def check_tablespaces(
+    descriptor: int, segment: WalSegment, size: SegmentSize, data_dir: Path
+) -> None:
+    """Raise RecoveryError when a segment's replay would write where another cluster has files.
+
+    ``descriptor`` is the segment's file, ``data_dir`` the copy that asks for it. Blocks.
+    """
+    content = os.pread(descriptor, size.bytes, 0)
+    created = set(find_created_tablespaces(content))
+    for end in _ends_before(data_dir / "pg_wal", segment, size):
+        created.update(find_created_tablespaces(content[:PAGE_SIZE], end))
+    for location in sorted(created):
+        if _is_used(Path(location)) and not _is_own(Path(location), data_dir):
+            raise RecoveryError(
+                f"{segment} creates a tablespace at {location}, where another cluster has files: "
+                "replaying it would write into them",
+                hint="restore on a host where nothing lies there; if no server uses it any more, "
+                "move its content away and start the recovery again",
+            )
+
+
+def _ends_before(pg_wal: Path, segment: WalSegment, size: SegmentSize) -> list[bytes]:
+    """How the segment before this one ends, in which a record of this one may begin.
+
+    Whatever its timeline: it was restored just before, and lies in ``pg_wal``.
+    """
+    if segment.number(size) == 0:
+        return []
+    position = str(segment.previous(size))[_TIMELINE_LENGTH:]
+    ends = []
+    try:
+        for path in pg_wal.iterdir():
+            if len(path.name) == _NAME_LENGTH and path.name.endswith(position):
+                with path.open("rb") as file:
+                    file.seek(-LONGEST_BYTES, os.SEEK_END)
+                    ends.append(file.read())
+    except OSError as error:
+        raise RecoveryError(f"cannot look into {pg_wal}: {error.strerror}") from error
+    return ends
+
+
+def _is_used(location: Path) -> bool:
+    try:
+        return any(path.name.startswith(_VERSION_DIRECTORY) for path in location.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False  # PostgreSQL makes none there, and says so
+    except OSError as error:
+        raise RecoveryError(
+            f"a tablespace is to be created at {location}, which cannot be looked into: "
+            f"{error.strerror}"
+        ) from error
+
+
+def _is_own(location: Path, data_dir: Path) -> bool:
+    links = data_dir / "pg_tblspc"
+    try:
+        return any(link.is_dir() and link.samefile(location) for link in links.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RecoveryError(f"cannot look into {links}: {error.strerror}") from error

@@ -30,3 +30,18 @@ def test_a_hook_is_dispatched_before_anything_heavy_is_imported() -> None:
     assert code == "1"
     assert "walkeeper.hooks.client" in loaded
     assert not set(loaded) & {"click", "asyncio", "structlog", "msgspec", "walkeeper.cli.main"}
+
+
+def test_the_agent_starts_without_what_draws_reports() -> None:
+    program = (
+        "import sys, walkeeper.__main__ as program; program.import_structlog()\n"
+        "import walkeeper.cli.agent, walkeeper.agent.app\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "import rich.console; print(*loaded)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(ended.stdout.split())
+    assert "structlog" in loaded
+    assert not loaded & {"rich", "pygments", "numpy", "aiobotocore"}

@@ -12,6 +12,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
 
+from walkeeper.storage.s3_data import LeanFiles
 from walkeeper.storage.settings import StorageSettings
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ async def _in_blocks(body: Body) -> AsyncIterator[memoryview]:
 async def new_client(settings: StorageSettings) -> AsyncIterator[S3Client]:
     """A client for the store of ``settings``; leaving the context closes its connections."""
     session = get_session()
+    session.get_component("data_loader").file_loader = LeanFiles()
     if settings.profile is not None:
         session.set_config_variable("profile", settings.profile)
     secret, token = settings.secret_access_key, settings.session_token

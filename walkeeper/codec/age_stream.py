@@ -22,6 +22,7 @@ CHUNK_BYTES: Final = 64 * 1024
 TAG_BYTES: Final = 16
 NONCE_BYTES: Final = 16
 _SEALED_BYTES: Final = CHUNK_BYTES + TAG_BYTES
+_ROOM: Final = bytes(_SEALED_BYTES)
 
 
 def payload_size(plain_bytes: int) -> int:
@@ -54,10 +55,20 @@ class StreamEncryptor:
 
     def encrypt(self, data: Buffer, into: bytearray) -> None:
         """Take ``data`` in and append every chunk that is complete and not the last to ``into``."""
-        self._pending += data
-        chunks = (len(self._pending) - 1) // CHUNK_BYTES
-        if chunks > 0:
-            self._seal(chunks, into)
+        with memoryview(data) as whole:
+            begin = 0
+            if self._pending:
+                begin = CHUNK_BYTES - len(self._pending)
+                self._pending += whole[:begin]
+                if begin >= len(whole):
+                    return
+                self._seal(self._pending, into)
+                self._pending.clear()
+            # Straight from the caller's memory: a copy on the way holds up all other threads.
+            while len(whole) - begin > CHUNK_BYTES:
+                self._seal(whole[begin : begin + CHUNK_BYTES], into)
+                begin += CHUNK_BYTES
+            self._pending += whole[begin:]
 
     def finish(self, into: bytearray) -> None:
         """Append the last chunk; the encryptor is of no use afterwards."""
@@ -65,20 +76,12 @@ class StreamEncryptor:
         into += self._cipher.encrypt(nonce, bytes(self._pending), None)
         self._pending.clear()
 
-    def _seal(self, chunks: int, into: bytearray) -> None:
+    def _seal(self, chunk: Buffer, into: bytearray) -> None:
         at = len(into)
-        into += bytes(chunks * _SEALED_BYTES)
-        with memoryview(self._pending) as source, memoryview(into) as target:
-            for begin in range(0, chunks * CHUNK_BYTES, CHUNK_BYTES):
-                self._cipher.encrypt_into(
-                    _chunk_nonce(self._counter, last=False),
-                    source[begin : begin + CHUNK_BYTES],
-                    None,
-                    target[at : at + _SEALED_BYTES],
-                )
-                self._counter += 1
-                at += _SEALED_BYTES
-        del self._pending[: chunks * CHUNK_BYTES]
+        into += _ROOM
+        with memoryview(into) as whole, whole[at:] as target:
+            self._cipher.encrypt_into(_chunk_nonce(self._counter, last=False), chunk, None, target)
+        self._counter += 1
 
 
 class StreamDecryptor:

@@ -23,7 +23,8 @@ from walkeeper.postgres.wal_dir import FileIdentity
 from walkeeper.repository.archive import Archive, Stored
 from walkeeper.services.budget import ByteBudget
 
-_BLOCK: Final = 1 << 20
+_BLOCK: Final = 256 << 10
+"""Stays in a core's cache from the read to the digest, the compressor and the cipher."""
 _SMALL_FILE_LIMIT: Final = 1 << 20
 """No history file comes near; a larger one is not what its name says."""
 _SPOOL_OVER: Final = 32 << 20
@@ -32,8 +33,9 @@ _SLACK: Final = 64 * 1024
 """What a header and the tags of chunks add to what does not compress, per 16 MiB."""
 
 _WORKING: Final = 6 << 20
-"""What sealing holds besides its result, until it ends: a block as it was read, compressed and
-encrypted, and zstd's tables at the level of the default (measured)."""
+"""What sealing holds besides its result, until it ends: 4 MiB of pages that are still to be judged,
+where a record is as long as that; a block as it was read and compressed; and zstd's tables at the
+level of the default (measured)."""
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import pytest
 from tests.fix_archive import ONE_MIB
 from walkeeper.core.wal import TimelineHistoryFile, WalFile, WalSegment
 from walkeeper.errors import StorageUnavailable, WalkeeperError
-from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory
+from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory, WalScan
 from walkeeper.services.archiver import Archiver
 
 SEGMENTS = [WalSegment(1, 0, number) for number in range(1, 9)]
@@ -78,13 +78,19 @@ async def store() -> Store:
 
 @asynccontextmanager
 async def running(
-    pg_wal: PgWal, store: Store, pool: ThreadPoolExecutor, *, uploads: int = 4, allowed: bool = True
+    pg_wal: PgWal,
+    store: Store,
+    pool: ThreadPoolExecutor,
+    *,
+    uploads: int = 4,
+    allowed: bool = True,
+    directory: WalDirectory | None = None,
 ) -> AsyncIterator[Archiver]:
     async def is_allowed() -> bool:
         return allowed
 
     archiver = Archiver(
-        WalDirectory(pg_wal.path, pool),
+        directory or WalDirectory(pg_wal.path, pool),
         store.upload,
         size=ONE_MIB,
         uploads=uploads,
@@ -264,3 +270,26 @@ async def test_what_waits_is_what_is_ready_and_not_durable(
     async with running(pg_wal, store, pool) as archiver:
         await eventually(lambda: archiver.statistics.failed >= 4)
         assert archiver.waiting() == SEGMENTS
+
+
+class SlowDirectory(WalDirectory):
+    """A pg_wal in which a look takes its time, as with many thousand files."""
+
+    looks = 0
+
+    async def scan(self) -> WalScan:
+        self.looks += 1
+        await asyncio.sleep(0.05)
+        return await super().scan()
+
+
+async def test_a_long_queue_is_not_looked_through_again_for_each_file(
+    pg_wal: PgWal, store: Store, pool: ThreadPoolExecutor
+) -> None:
+    segments = [WalSegment(1, 0, number) for number in range(1, 101)]
+    pg_wal.ready(*segments)
+    directory = SlowDirectory(pg_wal.path, pool)
+    async with running(pg_wal, store, pool, uploads=1, directory=directory):
+        await eventually(lambda: len(store.durable) == len(segments), 60)
+    assert store.durable == [str(segment) for segment in segments]
+    assert directory.looks < len(segments)

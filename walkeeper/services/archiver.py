@@ -24,6 +24,11 @@ _RESCAN_S: Final = 10.0
 """How long a missed event can go unnoticed; a hook wakes the scan at once anyway."""
 _REST_S: Final = 5.0
 """How long a file that failed ahead of its hook is left alone; a hook tries it at once."""
+_LOOK_SHARE: Final = 10
+"""A look is not repeated before so many times what it took: with 10,000 files ready it takes 50 ms,
+and every segment that is done or offered asks for one."""
+_LONGEST_PAUSE_S: Final = 1.0
+"""Between two looks, and while there is no room for another upload anyway."""
 
 Upload = Callable[[WalFile, FileIdentity], Awaitable[None]]
 """Makes one file durable in every required repository, or raises."""
@@ -79,6 +84,10 @@ class Archiver:
         self._durable: dict[str, FileIdentity] = {}
         self._failed_at: dict[str, float] = {}
         self._ready: tuple[WalFile, ...] = ()
+        self._files: list[WalFile] = []  # what was to be archived at the last look, in order
+        self._looked_at = float("-inf")
+        self._pause_s = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
         self._strange: tuple[str, ...] = ()
         self._expected: frozenset[WalFile] = frozenset()
         self._wake = asyncio.Event()
@@ -191,6 +200,25 @@ class Archiver:
             log.warning("archive_status_unreadable", reason=str(error), hint=error.hint)
 
     async def _look_ahead(self) -> None:
+        full = len(self._jobs) >= self._uploads
+        pause_s = _LONGEST_PAUSE_S if full else self._pause_s
+        rest_s = self._looked_at + pause_s - self._now()
+        if rest_s <= 0:
+            await self._look()
+        elif full:
+            return  # the end of each of them wakes us
+        elif self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(rest_s, self._ring)
+        histories_wait = False
+        for wal in self._files:
+            is_history = isinstance(wal, TimelineHistoryFile)
+            if len(self._jobs) >= self._uploads or (histories_wait and not is_history):
+                break
+            settled = await self._settled(wal)
+            histories_wait |= is_history and not settled
+
+    async def _look(self) -> None:
+        began = self._now()
         scan = await self._wal_dir.scan()
         if scan.strange != self._strange:
             self._strange = scan.strange
@@ -198,15 +226,15 @@ class Archiver:
         self._ready = scan.ready
         self._expected -= await self._find_gone(self._expected)
         # A history file that a standby received by streaming is .done and was never archived.
-        files = list(dict.fromkeys((*scan.history, *sorted(self._expected, key=str), *scan.ready)))
-        self._forget({str(wal) for wal in files})
-        histories_wait = False
-        for wal in files:
-            is_history = isinstance(wal, TimelineHistoryFile)
-            if len(self._jobs) >= self._uploads or (histories_wait and not is_history):
-                break
-            settled = await self._settled(wal)
-            histories_wait |= is_history and not settled
+        files = (*scan.history, *sorted(self._expected, key=str), *scan.ready)
+        self._files = list(dict.fromkeys(files))
+        self._forget({str(wal) for wal in self._files})
+        self._looked_at = self._now()
+        self._pause_s = min(_LOOK_SHARE * (self._looked_at - began), _LONGEST_PAUSE_S)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake.set()
 
     async def _find_gone(self, files: frozenset[WalFile]) -> set[WalFile]:
         return {wal for wal in files if await self._wal_dir.find_identity(wal) is None}

@@ -48,7 +48,7 @@ class Handlers:
         self._status = StatusHandler(shop, archive, cluster, fetcher, self._scheduler, http=http)
         every_s = float(shop.config.agent.look_every)
         observer = Observer(shop, archive, self._status.status, changed=changed, every_s=every_s)
-        self.watching = Watching(observer, http)
+        self.watching = Watching(observer, http, shop.counters)
 
     @classmethod
     async def open(cls, shop: Workshop, archive: Archive, cluster: ClusterService) -> Handlers:

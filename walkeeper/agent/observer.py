@@ -6,12 +6,14 @@ One look at the archive serves them all. What the agent knows by itself is asked
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -42,12 +44,24 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How the archiver stood at a moment; ``backlog_bytes`` is before compression."""
+    """How the archiver stood at a moment; ``backlog_bytes`` is before compression.
+
+    ``disk`` is None where it could not be looked at.
+    """
 
     at: datetime
     rpo_s: float
     backlog_files: int
     backlog_bytes: int
+    disk: Disk | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system of ``pg_wal``; ``free_bytes`` are those that PostgreSQL's user can have."""
+
+    size_bytes: int
+    free_bytes: int
 
 
 class Observer:
@@ -175,14 +189,27 @@ class Observer:
         self._patience_s = min(max(_SHORTEST_PATIENCE_S, 4 * took_s), _LONGEST_PATIENCE_S)
         return look
 
+    async def _disk(self, data_dir: str) -> Disk | None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(SAMPLE_S):
+                return await loop.run_in_executor(self._shop.pool, _look_at_disk, data_dir)
+        except (OSError, TimeoutError):  # it may be going away: the guard tells of that
+            return None
+
     async def _sample_on(self) -> None:
         while True:
-            archiving = self.agent().archiving
+            agent = self.agent()
+            archiving, folder = agent.archiving, agent.source.data_directory
             if archiving is not None:
-                sample = Sample(
-                    self._now(), archiving.rpo_s, archiving.backlog, archiving.backlog_bytes
-                )
-                self._samples.append(sample)
+                waiting = archiving.backlog, archiving.backlog_bytes
+                disk = await self._disk(folder) if folder is not None else None
+                self._samples.append(Sample(self._now(), archiving.rpo_s, *waiting, disk))
             if self.look.error is None and self._shop.counters.failing() is not None:
                 self.look_soon()
             await asyncio.sleep(SAMPLE_S)
+
+
+def _look_at_disk(data_dir: str) -> Disk:
+    found = os.statvfs(Path(data_dir) / "pg_wal")
+    return Disk(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)

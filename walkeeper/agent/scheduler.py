@@ -53,7 +53,8 @@ class Job:
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a job. Runs due after ``since`` have not begun yet.
 
-    The other fields tell of the last run; one without ``ended_at`` is under way or was cut off.
+    ``done_at`` is when a run last ended well. The other fields tell of the last run; one without
+    ``ended_at`` is under way or was cut off.
     """
 
     expression: str
@@ -65,6 +66,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     outcome: JobOutcome | None = None
     detail: str = ""
     makes_up: bool = False
+    done_at: datetime | None = None
 
 
 class Scheduler:
@@ -165,6 +167,7 @@ class _JobLoop:
             last_ended_at=state.ended_at,
             last_outcome=state.outcome,
             last_detail=state.detail,
+            last_done_at=state.done_at,
         )
 
     def _due(self) -> datetime:
@@ -222,9 +225,11 @@ class _JobLoop:
             result = await self._outcome()
         finally:
             self._running = False
+        ended_at = self._now()
         self._state = msgspec.structs.replace(
             self._state,
-            ended_at=self._now(),
+            ended_at=ended_at,
+            done_at=ended_at if result.outcome == "done" else self._state.done_at,
             outcome=result.outcome,
             detail=result.detail[:_MAX_DETAIL],
         )

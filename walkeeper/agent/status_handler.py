@@ -114,6 +114,7 @@ class StatusHandler:
             * sum(isinstance(wal, WalSegment) for wal in waiting),
             oldest_waiting=None if oldest is None else str(oldest),
             archived=counted.archived,
+            archived_bytes=counted.archived_bytes,
             failed=counted.failed,
             last_archived=counted.last_archived,
             last_archived_age_s=None if last_at is None else round(self._now() - last_at, 1),

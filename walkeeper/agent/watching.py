@@ -10,6 +10,7 @@ from walkeeper.agent.http_answer import JSON, Answer, Question, json_answer, tex
 from walkeeper.agent.http_entry import open_entry
 from walkeeper.agent.observer import Observer
 from walkeeper.config import AgentConfig
+from walkeeper.storage.observe import StorageCounters
 
 
 class Watching:
@@ -18,11 +19,16 @@ class Watching:
     Without the HTTP port nobody would see it, so that nothing is looked at.
     """
 
-    def __init__(self, observer: Observer, http: HttpServer | None) -> None:
+    def __init__(
+        self, observer: Observer, http: HttpServer | None, counters: StorageCounters
+    ) -> None:
         self.observer = observer
         self._http = http
         if http is not None:
+            from walkeeper.agent.metrics_page import MetricsPage
+
             http.register("/healthz", _alive, public=True)
+            http.register("/metrics", MetricsPage(observer, counters))
             http.register("/readyz", self._ready)
             http.register("/api/v1/status", self._status)
 

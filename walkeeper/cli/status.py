@@ -24,17 +24,28 @@ _AGENT_TIMEOUT_S = 10.0
 
 @click.command("status", epilog=exit_codes(3))
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option(
+    "--nagios", is_flag=True, help="One line for Nagios and the like, and its exit codes."
+)
 @click.pass_obj
-def command(options: Options, *, as_json: bool) -> None:
+def command(options: Options, *, as_json: bool, nagios: bool) -> None:
     """Show the health of the archive at a glance.
 
     Asks the agent, where one runs, and the repository. Ends with 0 when all is well and with 3 when
     something needs attention, which includes an agent that does not run although [cluster] dsn is
     set.
+
+    With --nagios the exit codes are those of monitoring plugins instead: 0 OK, 1 WARNING (can
+    wait), 2 CRITICAL (the archive or a recovery is in danger), 3 UNKNOWN (nothing could be found
+    out). Give the plugin 30 seconds: a store that does not answer is asked for 20.
     """
     from walkeeper.cli.render import Page, print_json
     from walkeeper.cli.status_report import show
 
+    if as_json and nagios:
+        raise click.UsageError("--json and --nagios exclude each other")
+    if nagios:
+        sys.exit(_check(options))
     report, problem = run(lambda: _status(options))
     if as_json:
         print_json(report)
@@ -44,6 +55,23 @@ def command(options: Options, *, as_json: bool) -> None:
         raise problem
     if not report.healthy:
         sys.exit(3)
+
+
+def _check(options: Options) -> int:
+    """Print the line of a monitoring plugin; whatever happens, its exit code is one of theirs."""
+    from walkeeper.cli.status_nagios import judge, unknown
+    from walkeeper.errors import WalkeeperError, find_known
+
+    try:
+        report, _ = run(lambda: _status(options))
+    except Exception as error:  # noqa: BLE001 - the outermost frame: any other code is misread
+        verdict = unknown(
+            find_known(error) or WalkeeperError(f"an internal error: {type(error).__name__}")
+        )
+    else:
+        verdict = judge(report)
+    click.echo(verdict.text)
+    return verdict.code
 
 
 async def ask_agent(socket: Path) -> AgentStatus | None:

@@ -198,6 +198,23 @@ FOLDERS: Final = frozenset(
 """Every folder that format 1 knows directly in an archive; all else is somebody else's."""
 
 
+KINDS: Final = ("wal", "history", "tail", "backup_part", "backup_list", "other")
+"""What `object_kind` says."""
+
+
+def object_kind(name: str) -> str:
+    """One of `KINDS`; a backup's list is any object of it that is no part."""
+    match name.partition("/")[0]:
+        case "wal":
+            return "history" if _WAL_HISTORY.fullmatch(name) else "wal"
+        case "tail":
+            return "tail"
+        case "backups":
+            return "backup_part" if name.endswith(f".tar{_SEALED}") else "backup_list"
+        case _:
+            return "other"
+
+
 def parse_wal_object(name: str) -> StoredWal | None:
     """What a stored WAL object is, or None when the name is not one of ours."""
     if match := _WAL_HISTORY.fullmatch(name):

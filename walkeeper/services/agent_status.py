@@ -46,6 +46,7 @@ class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
     rpo_max_s: float = 0.0
     rpo_p99_s: float = 0.0
     backlog_bytes: int = 0
+    archived_bytes: int = 0
 
 
 class TailStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +103,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A scheduled job. ``next_at`` has its jitter in it; in the past it is being made up for.
 
     ``overdue_since`` is when it should have begun, where that is too long ago, also while the run
-    before still goes on; ``last_*`` tell of the run under way or of the last one.
+    before still goes on; ``last_*`` tell of the run under way or of the last one, and
+    ``last_done_at`` when one last ended well.
     """
 
     name: str
@@ -115,6 +117,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_ended_at: datetime | None
     last_outcome: JobOutcome | None
     last_detail: str
+    last_done_at: datetime | None = None
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):

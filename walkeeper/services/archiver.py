@@ -38,9 +38,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class ArchiverStatistics:
-    """Counters since the start; ``last_error`` is None when the last upload succeeded."""
+    """Counters since the start; ``last_error`` is None when the last upload succeeded.
+
+    ``archived_bytes`` are those of segments, before compression.
+    """
 
     archived: int = 0
+    archived_bytes: int = 0
     failed: int = 0
     answered_from_memory: int = 0
     last_archived: str | None = None
@@ -273,6 +277,8 @@ class Archiver:
             self._durable[name] = job.identity
             self._failed_at.pop(name, None)
             self.statistics.archived += 1
+            if isinstance(job.wal, WalSegment):
+                self.statistics.archived_bytes += self._size.bytes
             self.statistics.last_archived = name
             self.statistics.last_archived_at = self._now()
             self.statistics.last_error = None

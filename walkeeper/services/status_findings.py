@@ -19,10 +19,14 @@ TAIL_RPO_LIMIT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence, and what to do next."""
+    """One sentence, and what to do next.
+
+    ``urgent`` is what endangers the archive or a recovery now; the rest can wait for the day.
+    """
 
     what: str
     hint: str | None = None
+    urgent: bool = True
 
 
 def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
@@ -35,7 +39,9 @@ def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
     source, archiving = agent.source, agent.archiving
     if agent.http is not None and agent.http.problem is not None:
         yield Finding(
-            f"nobody can watch over HTTP: {agent.http.problem}", "archiving goes on without it"
+            f"nobody can watch over HTTP: {agent.http.problem}",
+            "archiving goes on without it",
+            urgent=False,
         )
     if not source.verified:
         yield Finding(f"nothing is archived: {source.reason}", source.hint)
@@ -71,11 +77,12 @@ def find_archive_problems(health: ArchiveHealth, agent: AgentStatus | None) -> I
         yield Finding(
             f"the newest backup, {newest.id}, holds {newest.checksum_findings} damaged pages",
             "they are damaged in the cluster: look there (pg_amcheck)",
+            urgent=False,
         )
     for problem in health.problems:
         yield Finding(problem)
-    for window in _gaps(health, agent):
-        if not _is_made_up_for(window, health):
+    for window in find_gaps(health, agent):
+        if not is_made_up_for(window, health):
             yield Finding(
                 _gap_text(window, health),
                 "is it still in pg_wal? else take a backup: walkeeper backup",
@@ -90,6 +97,7 @@ def find_drill_problems(drills: DrillHistory) -> Iterator[Finding]:
             f"the last drill, begun {last.at:%Y-%m-%d %H:%M}Z, has not proven {last.target} of "
             f"backup {last.backup}: it failed at {last.failed_phase}",
             "to see why: walkeeper drill",
+            urgent=False,
         )
 
 
@@ -110,8 +118,8 @@ def find_notices(health: ArchiveHealth | None, agent: AgentStatus | None) -> Ite
     for backup in health.unusable:
         if backup != health.backups[-1].id:
             yield _unusable_text(backup)
-    for window in _gaps(health, agent):
-        if _is_made_up_for(window, health):
+    for window in find_gaps(health, agent):
+        if is_made_up_for(window, health):
             yield _gap_text(window, health)
     if health.unfinished:
         yield f"unfinished backups, under way or abandoned: {', '.join(health.unfinished)}"
@@ -139,12 +147,12 @@ def _gap_text(window: RecoverableWindow, health: ArchiveHealth) -> str:
     )
 
 
-def _gaps(health: ArchiveHealth, agent: AgentStatus | None) -> list[RecoverableWindow]:
+def find_gaps(health: ArchiveHealth, agent: AgentStatus | None) -> list[RecoverableWindow]:
     """The windows with missing WAL behind them that nobody is about to send."""
     return [one for one in health.windows if one.missing and not _on_its_way(one, agent)]
 
 
-def _is_made_up_for(window: RecoverableWindow, health: ArchiveHealth) -> bool:
+def is_made_up_for(window: RecoverableWindow, health: ArchiveHealth) -> bool:
     """Whether a later backup reaches further on the same timeline."""
     return any(
         other.timeline == window.timeline and other.end > window.end for other in health.windows

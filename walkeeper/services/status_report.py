@@ -89,10 +89,11 @@ class RepositoryStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FindingRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that needs attention, and the next step."""
+    """Something that needs attention, and the next step; what is not ``urgent`` can wait."""
 
     what: str
     hint: str | None
+    urgent: bool
 
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +167,9 @@ def make_report(
         agent_problem=trouble,
         repository_status=found,
         repository_problem=look.error,
-        findings=tuple(FindingRow(what=one.what, hint=one.hint) for one in findings),
+        findings=tuple(
+            FindingRow(what=one.what, hint=one.hint, urgent=one.urgent) for one in findings
+        ),
         notices=(*find_notices(look.health, agent), *find_schedule_notices(agent)),
     )
 

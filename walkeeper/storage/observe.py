@@ -6,16 +6,19 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from walkeeper.core.histogram import BYTES, SECONDS, Histogram
+from walkeeper.core.layout import KINDS, object_kind
 from walkeeper.errors import ObjectExists, ObjectNotFound, StorageError
 from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Storage
 
 
 @dataclass(frozen=True, slots=True)
 class StorageStatistics:
-    """A snapshot; ``requests`` by operation, ``errors`` by operation and class of the error.
+    """A snapshot; ``requests`` by operation, ``errors`` by operation and class of the error,
+    ``retries`` by that class alone.
 
     Operations are the methods of `Storage`. Each attempt counts, and so does each error, the
     expected ones (`ObjectNotFound`, `ObjectExists`) included. Bytes are those of bodies, written
@@ -24,8 +27,24 @@ class StorageStatistics:
 
     requests: Mapping[str, int]
     errors: Mapping[tuple[str, str], int]
+    retries: Mapping[str, int]
     bytes_written: int
     bytes_read: int
+
+
+@dataclass(slots=True)
+class Transferred:
+    """The bytes of a transfer so far."""
+
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """The transfers of one kind of object."""
+
+    seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    bytes: Histogram = field(default_factory=lambda: Histogram(BYTES))
 
 
 _ANSWERS = (ObjectNotFound, ObjectExists)
@@ -52,6 +71,11 @@ class StorageCounters:
         self._retried: tuple[float, str] | None = None
         self._failing: dict[str, str] = {}
         self._requests: Counter[str] = Counter()
+        self._retries: Counter[str] = Counter()
+        self.transfers = {
+            (direction, kind): Transfers() for direction in ("write", "read") for kind in KINDS
+        }
+        """How long whole objects took and how large they were, by direction and kind."""
         self._errors: Counter[tuple[str, str]] = Counter()
         self._bytes_written = 0
         self._bytes_read = 0
@@ -61,6 +85,7 @@ class StorageCounters:
         return StorageStatistics(
             MappingProxyType(dict(self._requests)),
             MappingProxyType(dict(self._errors)),
+            MappingProxyType(dict(self._retries)),
             self._bytes_written,
             self._bytes_read,
         )
@@ -68,6 +93,7 @@ class StorageCounters:
     def note_retry(self, error: StorageError) -> None:
         """Remembers why something is tried again, which may be that no answer came."""
         self._retried = (self._now(), error.message)
+        self._retries[type(error).__name__] += 1
         self._failing[_ANY] = error.message
 
     def trouble(self, within_s: float) -> str | None:
@@ -112,6 +138,18 @@ class StorageCounters:
         if direction is not None:
             self._failing.pop(direction, None)
 
+    @contextmanager
+    def transfer(self, direction: str, name: str) -> Iterator[Transferred]:
+        """Measures the block as the transfer of one object, unless it raises.
+
+        ``name`` is that in the repository; the size is told to what is yielded.
+        """
+        began, moved = self._now(), Transferred()
+        yield moved
+        found = self.transfers[direction, object_kind(name.partition("/")[2])]
+        found.seconds.note(self._now() - began)
+        found.bytes.note(moved.size_bytes)
+
     def add_written(self, size_bytes: int) -> None:
         """Counts the body of a successful write."""
         self._bytes_written += size_bytes
@@ -140,16 +178,17 @@ class ObservedStorage:
 
     async def put(self, name: str, body: Buffer) -> None:
         """See `Storage.put`."""
-        with self._counters.request("put"):
+        with self._counters.transfer("write", name) as moved, self._counters.request("put"):
             await self._storage.put(name, body)
-        self._counters.add_written(memoryview(body).nbytes)
+            moved.size_bytes = memoryview(body).nbytes
+        self._counters.add_written(moved.size_bytes)
 
     async def put_stream(self, name: str, chunks: AsyncIterator[Buffer]) -> int:
         """See `Storage.put_stream`."""
-        with self._counters.request("put_stream"):
-            size_bytes = await self._storage.put_stream(name, chunks)
-        self._counters.add_written(size_bytes)
-        return size_bytes
+        with self._counters.transfer("write", name) as moved, self._counters.request("put_stream"):
+            moved.size_bytes = await self._storage.put_stream(name, chunks)
+        self._counters.add_written(moved.size_bytes)
+        return moved.size_bytes
 
     @asynccontextmanager
     async def read(
@@ -159,7 +198,8 @@ class ObservedStorage:
         async with AsyncExitStack() as stack:
             with self._counters.request("read"):
                 opened = self._storage.read(name, offset=offset, length=length)
-                chunks = self._chunks(await stack.enter_async_context(opened))
+                moved = stack.enter_context(self._counters.transfer("read", name))
+                chunks = self._chunks(await stack.enter_async_context(opened), moved)
             stack.push_async_callback(chunks.aclose)
             yield chunks
 
@@ -198,8 +238,11 @@ class ObservedStorage:
         """Close the store."""
         await self._storage.aclose()
 
-    async def _chunks(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def _chunks(
+        self, chunks: AsyncIterator[bytes], moved: Transferred
+    ) -> AsyncGenerator[bytes, None]:
         with self._counters.errors_of("read"):
             async for chunk in chunks:
                 self._counters.add_read(len(chunk))
+                moved.size_bytes += len(chunk)
                 yield chunk

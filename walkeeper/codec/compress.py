@@ -38,6 +38,12 @@ MAX_LEVEL: Final = 19
 """zstd's levels above take windows of more than 8 MiB."""
 STEP_BYTES: Final = 1 << 20
 """The most that one step of decompression gives out, however much its input expands."""
+SMALL_STEP_BYTES: Final = 96 << 10
+"""A step for whoever takes the blocks in the same thread.
+
+Below malloc's threshold (see hooks/walkeeper.sh) memory is used again as soon as a block is let go;
+a block above it is fresh pages each time, and their faults cost more than the decompression.
+"""
 MAX_TRAILER_BYTES: Final = 64 * 1024
 """The most that all skippable frames after the data may take."""
 
@@ -84,25 +90,26 @@ class Compressor:
 class Decompressor:
     """Decompresses what `Compressor` and `skippable_frame` made, in bounded steps.
 
-    ``feed`` takes input in, ``drain`` gives output out in blocks of at most 1 MiB, ``finish``
-    checks the end. Errors are `IntegrityError`. With ``size_bytes`` output beyond it is refused
-    before it is given out.
+    ``feed`` takes input in, ``drain`` gives output out in blocks of at most ``step_bytes``,
+    ``finish`` checks the end. Errors are `IntegrityError`. With ``size_bytes`` output beyond it is
+    refused before it is given out.
     """
 
-    def __init__(self, size_bytes: int | None = None) -> None:
+    def __init__(self, size_bytes: int | None = None, *, step_bytes: int = STEP_BYTES) -> None:
         options: dict[int, int] = {DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
         self._zstd = ZstdDecompressor(options=options)
         self._limit = size_bytes
-        self._pending = bytearray()
+        self._step_bytes = step_bytes
+        self._pending: Buffer = b""
         self._started = False
         self.plain_size = 0
 
     def feed(self, data: Buffer) -> None:
-        """Take compressed bytes in, of any length."""
-        self._pending += data
+        """Take compressed bytes in, of any length; they must not change until they are drained."""
+        self._pending = bytes(self._pending) + data if self._pending else data
 
     def drain(self) -> Iterator[bytes]:
-        """Everything that can be given out now, in blocks of at most 1 MiB, none empty."""
+        """Everything that can be given out now, in blocks of a step at most, none empty."""
         while block := self._step():
             self.plain_size += len(block)
             if self._limit is not None and self.plain_size > self._limit:
@@ -123,23 +130,23 @@ class Decompressor:
             self._started = _check_frame_header(bytes(self._pending[:_MAX_FRAME_HEADER]))
         block = b""
         while self._started and not self._zstd.eof and not block:
-            data = b""
+            data: Buffer = b""
             if self._zstd.needs_input:
                 if not self._pending:
                     break
-                data, self._pending = bytes(self._pending), bytearray()
+                data, self._pending = self._pending, b""
             block = self._decompress(data)
         if self._zstd.eof and len(self._pending) > MAX_TRAILER_BYTES:
             raise IntegrityError("too much follows the zstd frame")
         return block
 
-    def _decompress(self, data: bytes) -> bytes:
+    def _decompress(self, data: Buffer) -> bytes:
         try:
-            block = self._zstd.decompress(data, max_length=STEP_BYTES)
+            block = self._zstd.decompress(data, max_length=self._step_bytes)
         except ZstdError:
             raise IntegrityError("the zstd frame is damaged") from None
         if self._zstd.eof:
-            self._pending[:0] = self._zstd.unused_data
+            self._pending = self._zstd.unused_data + self._pending
         return block
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from walkeeper.codec.age_header import MAX_HEADER_BYTES, AgeHeader, decode_base64, parse_header
 from walkeeper.codec.age_stream import payload_size
+from walkeeper.codec.compress import STEP_BYTES
 from walkeeper.codec.reader import Buffer, ObjectReader, named
 from walkeeper.codec.stanza import ObjectFacts, commitment, decode_object_stanza
 from walkeeper.codec.writer import SigningKey, check_writers
@@ -116,8 +117,8 @@ class Opener:
             self._check(name, facts, age)
             return ObjectHeader(name, facts, age, signer)
 
-    def open(self, header: ObjectHeader) -> ObjectReader:
-        """A reader for the payload behind this header.
+    def open(self, header: ObjectHeader, *, step_bytes: int = STEP_BYTES) -> ObjectReader:
+        """A reader for the payload behind this header, whose blocks have ``step_bytes`` at most.
 
         Raises `KeyUnavailable` without an identity, `WrongKey` when none of them fits, and
         `IntegrityError` when the header was changed.
@@ -139,7 +140,7 @@ class Opener:
                 raise IntegrityError("the file key is not the one it was written with")
         # A content code can be checked only with the key that made it.
         own = self._signing if self._signing and self._signing.writer == header.signer else None
-        return ObjectReader(header.name, header.facts, file_key, own)
+        return ObjectReader(header.name, header.facts, file_key, own, step_bytes=step_bytes)
 
     def open_whole(self, name: ObjectName, data: Buffer, *, limit_bytes: int) -> OpenedObject:
         """Open a small object that is in memory; refuses more than ``limit_bytes`` of content."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from walkeeper.codec.age_header import decode_base64
 from walkeeper.codec.age_stream import StreamDecryptor
-from walkeeper.codec.compress import Decompressor
+from walkeeper.codec.compress import STEP_BYTES, Decompressor
 from walkeeper.codec.stanza import ObjectFacts
 from walkeeper.codec.writer import SigningKey
 from walkeeper.core.layout import ObjectName
@@ -32,18 +32,24 @@ class ObjectReader:
     """Reads one payload; made by `Opener.open`.
 
     Ciphertext goes in by ``feed`` in pieces of any size (best 256 KiB to 1 MiB), plaintext comes
-    out in blocks of at most 1 MiB. What came out is authentic, but that it is *all* is known only
-    when ``finish`` has been iterated to its end: ``complete`` is then true. Errors are
+    out in blocks of at most ``step_bytes``. What came out is authentic, but that it is *all* is
+    known only when ``finish`` has been iterated to its end: ``complete`` is then true. Errors are
     `IntegrityError` and name the object; the reader is of no use afterwards.
     """
 
     def __init__(
-        self, name: ObjectName, facts: ObjectFacts, file_key: bytes, signing: SigningKey | None
+        self,
+        name: ObjectName,
+        facts: ObjectFacts,
+        file_key: bytes,
+        signing: SigningKey | None,
+        *,
+        step_bytes: int = STEP_BYTES,
     ) -> None:
         self._name = name
         self._facts = facts
         self._decryptor = StreamDecryptor(file_key)
-        self._decompressor = Decompressor(facts.size)
+        self._decompressor = Decompressor(facts.size, step_bytes=step_bytes)
         self._signing = signing if facts.content is not None else None
         self._digest = hashlib.sha256()
         self._stored = 0

@@ -1,7 +1,7 @@
 """Brings the parts of a backup from the archive into the directories of a restore.
 
-A part streams from the store through decryption into a thread that unpacks it; nothing is staged.
-Memory: for each part that is under way a few blocks and the list of its files.
+A part streams from the store into a thread that decrypts and unpacks it; nothing is staged.
+Memory: for each part that is under way a few chunks and the list of its files.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -18,6 +19,7 @@ from walkeeper.core.backup import Manifest, PartRecord, decode_files
 from walkeeper.core.layout import BackupPart, ObjectName
 from walkeeper.errors import IntegrityError, NoSuchBackup, ObjectNotFound, WalkeeperError, unwrapped
 from walkeeper.repository.archive import Archive, StoredDigest
+from walkeeper.repository.unseal import unseal
 from walkeeper.services.restore_config import directory_mode
 from walkeeper.services.restore_files import BlockPipe, PartFiles
 from walkeeper.services.restore_target import Destination
@@ -51,7 +53,7 @@ class BackupFetch:
         self._destination = destination
         self._progress = progress
         self._parallel = parallel
-        self._fetched = 0
+        self._taken: dict[str, int] = {}
         self._files = 0
 
     async def fetch(self) -> None:
@@ -62,7 +64,7 @@ class BackupFetch:
         """
         facts = self._manifest.facts
         queue = list(reversed(self._manifest.parts))
-        # Threads of their own: they wait for blocks that the shared pool has to decrypt first.
+        # Threads of their own: they wait for chunks that the shared pool has to read first.
         with (
             unwrapped(),
             ThreadPoolExecutor(self._parallel, thread_name_prefix="restore") as threads,
@@ -98,9 +100,15 @@ class BackupFetch:
         files.expect(decode_files(listed.splitlines()))
         loop = asyncio.get_running_loop()
         pipe = BlockPipe(loop)
-        work = loop.run_in_executor(threads, files.unpack, pipe)
+        decode = partial(
+            unseal,
+            self._archive.opener,
+            part.data_name,
+            expected=StoredDigest(record.stored_bytes, record.stored_sha256),
+        )
+        work = loop.run_in_executor(threads, files.unpack, pipe, decode)
         try:
-            size = await self._feed(pipe, part.data_name, record)
+            await self._feed(pipe, part.data_name, files)
         except BaseException:
             pipe.close(broken=True)
             with suppress(WalkeeperError):  # its own error is only that it was given up
@@ -108,25 +116,25 @@ class BackupFetch:
             raise
         pipe.close()
         await work
-        if (size, files.files) != (record.size_bytes, record.files):
+        self._count(files)
+        if (files.taken_bytes, files.files) != (record.size_bytes, record.files):
             raise IntegrityError(
-                f"{part.data_name} holds {files.files} files in {size} bytes, "
+                f"{part.data_name} holds {files.files} files in {files.taken_bytes} bytes, "
                 f"not {record.files} in {record.size_bytes}"
             )
         self._files += files.files
 
-    async def _feed(self, pipe: BlockPipe, name: ObjectName, record: PartRecord) -> int:
-        expected = StoredDigest(record.stored_bytes, record.stored_sha256)
-        size = 0
-        async with self._archive.open(name, expected=expected) as blocks:
-            async for block in blocks:
-                size += len(block)
-                if not await pipe.write(block):
+    async def _feed(self, pipe: BlockPipe, name: ObjectName, files: PartFiles) -> None:
+        async with self._archive.storage.read(self._archive.path(name)) as chunks:
+            async for chunk in chunks:
+                if not await pipe.write(chunk):
                     break
-                self._fetched += len(block)
-                total = sum(part.size_bytes for part in self._manifest.parts)
-                self._progress(FetchProgress(self._fetched, total, self._files))
-        return size
+                self._count(files)
+
+    def _count(self, files: PartFiles) -> None:
+        self._taken[files.name] = files.taken_bytes
+        total = sum(part.size_bytes for part in self._manifest.parts)
+        self._progress(FetchProgress(sum(self._taken.values()), total, self._files))
 
     async def _read_list(self, part: BackupPart, record: PartRecord) -> bytes:
         expected = StoredDigest(record.list_bytes, record.list_sha256)

@@ -12,35 +12,33 @@ import hashlib
 import os
 import queue
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import Final
 
 from walkeeper.core.backup import FileEntry
 from walkeeper.errors import IntegrityError, RecoveryError
 from walkeeper.postgres.control_file import CONTROL_FILE
 from walkeeper.services.restore_target import FileOwner
 from walkeeper.services.restore_write import cannot_write, write_all
+from walkeeper.services.tar_blocks import TarBlocks
 
 HELD_CONTROL_FILE: Final = "global/pg_control.walkeeper"
 """pg_control under another name: without it no server starts."""
 
-_BLOCK_BYTES: Final = 1 << 20
 _PIPE_BLOCKS: Final = 4
 _PERMISSIONS: Final = 0o777
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class BlockPipe:
-    """Blocks from the event loop to one thread, which reads them as a file; a few at a time."""
+    """Blocks from the event loop to one thread, which iterates over them; a few at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._free = asyncio.Semaphore(_PIPE_BLOCKS)
         self._blocks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._rest = memoryview(b"")
-        self._ended = False
         self._broken = False
         self._abandoned = False
 
@@ -67,33 +65,13 @@ class BlockPipe:
         self._broken = self._broken or broken
         self._blocks.put(None)
 
-    def drain(self) -> None:
-        """In the thread: take whatever still comes, so that the writer never waits in vain."""
-        while not self._ended:
-            self._next()
-
-    def read(self, size: int) -> bytes:
-        """In the thread: up to ``size`` bytes, fewer only at the end."""
-        pieces: list[bytes] = []
-        wanted = size
-        while wanted > 0 and (self._rest or self._next()):
-            pieces.append(bytes(self._rest[:wanted]))
-            self._rest = self._rest[wanted:]
-            wanted -= len(pieces[-1])
-        return b"".join(pieces)
-
-    def _next(self) -> bool:
-        if self._ended:
-            return False
-        block = self._blocks.get()
-        if block is None:
-            self._ended = True
-            if self._broken:
-                raise RecoveryError("the restore was given up")
-            return False
-        self._loop.call_soon_threadsafe(self._free.release)
-        self._rest = memoryview(block)
-        return True
+    def __iter__(self) -> Iterator[bytes]:
+        """In the thread, once: every block. Raises RecoveryError where what came is not all."""
+        while (block := self._blocks.get()) is not None:
+            self._loop.call_soon_threadsafe(self._free.release)
+            yield block
+        if self._broken:
+            raise RecoveryError("the restore was given up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +91,8 @@ class PartFiles:
     owner: FileOwner
     files: int = 0
     size_bytes: int = 0
+    taken_bytes: int = 0
+    """How far the tar has come; read by others while it grows."""
     _expected: dict[bytes, _Expected] = field(default_factory=dict)
 
     def expect(self, entries: Iterable[FileEntry]) -> None:
@@ -123,34 +103,33 @@ class PartFiles:
             expected = _Expected(entry.size_bytes, entry.mode, bytes.fromhex(entry.sha256))
             self._expected[entry.name] = expected
 
-    def unpack(self, pipe: BlockPipe) -> None:
-        """Write all files of the tar that the pipe brings.
+    def unpack(
+        self, pipe: BlockPipe, decode: Callable[[Iterable[bytes]], Iterable[bytes]] = iter
+    ) -> None:
+        """Write all files of the tar that the pipe brings, in the shape that ``decode`` undoes.
 
-        Raises IntegrityError for a member that may not be, a file that is not as listed and one
-        that is missing; StorageFull, RecoveryError where a file cannot be written. Whoever writes
-        into the pipe is then told that nobody reads any more.
+        Raises what ``decode`` raises, IntegrityError for a member that may not be, a file that is
+        not as listed and one that is missing; StorageFull, RecoveryError where a file cannot be
+        written. Whoever writes into the pipe is then told that nobody reads any more.
         """
         try:
-            self._unpack(pipe)
+            self._unpack(TarBlocks(self._counted(decode(pipe))))
         except BaseException:
             pipe.abandon()
             raise
 
-    def _unpack(self, pipe: BlockPipe) -> None:
+    def _counted(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            self.taken_bytes += len(block)
+            yield block
+
+    def _unpack(self, tar: TarBlocks) -> None:
         try:
-            with tarfile.open(
-                fileobj=cast("IO[bytes]", pipe),
-                mode="r|",
-                bufsize=_BLOCK_BYTES // 4,
-                encoding="utf-8",
-                errors="surrogateescape",
-            ) as tar:
-                for member in tar:
-                    self._member(tar, member)
-                    tar.members.clear()  # type: ignore[attr-defined]  # or it keeps every member
+            for member in tar.members():
+                self._member(tar, member)
         except tarfile.TarError as error:
             raise IntegrityError(f"{self.name} is not a tar archive: {error}") from error
-        pipe.drain()
+        tar.drain()
         if self._expected:
             missing = min(self._expected)
             raise IntegrityError(
@@ -158,7 +137,7 @@ class PartFiles:
                 + (f" ({len(self._expected)} files in all)" if len(self._expected) > 1 else "")
             )
 
-    def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _member(self, tar: TarBlocks, member: tarfile.TarInfo) -> None:
         path = self._place(member)
         if member.isdir():
             self._make_directory(path)
@@ -168,12 +147,10 @@ class PartFiles:
         expected = self._expected.pop(os.fsencode(member.name), None)
         if expected is None:
             raise IntegrityError(f"{self.name} holds {member.name!r}, which its list lacks")
-        source = tar.extractfile(member)
-        assert source is not None  # it is a regular file
         if member.name == CONTROL_FILE:
             path = self.root / HELD_CONTROL_FILE
         self._make_directory(path.parent)
-        digest = self._write(path, source, expected)
+        digest = self._write(path, tar.content(member), expected)
         if member.size != expected.size_bytes or digest != expected.sha256:
             raise IntegrityError(f"{member.name} in {self.name} is not as its list says")
         self.files += 1
@@ -199,7 +176,7 @@ class PartFiles:
         except OSError as error:
             raise cannot_write(path, error) from error
 
-    def _write(self, path: Path, source: IO[bytes], expected: _Expected) -> bytes:
+    def _write(self, path: Path, content: Iterable[memoryview], expected: _Expected) -> bytes:
         digest = hashlib.sha256()
         try:
             file = os.open(path, _NEW_FILE, 0o600)
@@ -208,7 +185,7 @@ class PartFiles:
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
-            for block in iter(lambda: source.read(_BLOCK_BYTES), b""):
+            for block in content:
                 digest.update(block)
                 write_all(file, block)
             os.fchmod(file, expected.mode & _PERMISSIONS)

@@ -54,7 +54,7 @@ def sync_directory(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def write_all(file: int, data: bytes) -> None:
+def write_all(file: int, data: bytes | memoryview) -> None:
     """Write a whole block. Raises OSError."""
     rest = memoryview(data)
     while rest:

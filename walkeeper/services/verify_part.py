@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import IO, Final, cast
+from typing import Final
 
 from walkeeper.core.backup import FileEntry, PartRecord, decode_files
 from walkeeper.core.backup_id import BackupId
@@ -20,12 +20,12 @@ from walkeeper.core.layout import ObjectName
 from walkeeper.errors import IntegrityError, WalkeeperError
 from walkeeper.repository.archive import StoredDigest
 from walkeeper.services.restore_files import BlockPipe
+from walkeeper.services.tar_blocks import TarBlocks
 from walkeeper.services.verify_object import ObjectCheck, Whole
 from walkeeper.services.verify_report import Problem
 from walkeeper.storage.base import ObjectInfo
 
 _LIST_LIMIT_BYTES: Final = 64 << 20
-_BLOCK_BYTES: Final = 1 << 20
 
 
 class PartCheck:
@@ -137,8 +137,7 @@ class TarMembers:
     def compare(self, pipe: BlockPipe) -> None:
         """Read the tar that the pipe brings; raises IntegrityError at the first difference."""
         try:
-            self._compare(pipe)
-            pipe.drain()
+            self._compare(TarBlocks(pipe))
         except BaseException:
             pipe.abandon()
             raise
@@ -148,32 +147,23 @@ class TarMembers:
                 f"it lacks {len(self._expected)} files that its list names, the first is {missing}"
             )
 
-    def _compare(self, pipe: BlockPipe) -> None:
+    def _compare(self, tar: TarBlocks) -> None:
         try:
-            with tarfile.open(
-                fileobj=cast("IO[bytes]", pipe),
-                mode="r|",
-                bufsize=_BLOCK_BYTES // 4,
-                encoding="utf-8",
-                errors="surrogateescape",
-            ) as tar:
-                for member in tar:
-                    if not member.isdir():
-                        self._member(tar, member)
-                    tar.members.clear()  # type: ignore[attr-defined]  # or it keeps every member
+            for member in tar.members():
+                if not member.isdir():
+                    self._member(tar, member)
         except tarfile.TarError as error:
             raise IntegrityError(f"it is not a tar archive: {error}") from error
+        tar.drain()
 
-    def _member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _member(self, tar: TarBlocks, member: tarfile.TarInfo) -> None:
         expected = self._expected.pop(os.fsencode(member.name), None)
         if expected is None or not member.isreg():
             raise IntegrityError(
                 f"it holds {member.name!r}, which its list does not name as a file"
             )
-        source = tar.extractfile(member)
-        assert source is not None  # it is a regular file
         digest = hashlib.sha256()
-        for block in iter(lambda: source.read(_BLOCK_BYTES), b""):
+        for block in tar.content(member):
             digest.update(block)
         if (member.size, digest.hexdigest()) != (expected.size_bytes, expected.sha256):
             raise IntegrityError(f"{member.name} in it is not as its list says")

@@ -18,6 +18,7 @@ from tests.fix_restore import RestoreBed, rows
 
 KEEP_TWO = '[retention]\nwindow = "0s"\nminimum_backups = 2\ngrace = "0s"\n'
 _MOST_RUNS = 40
+_MOST_KILLS = 12
 
 
 def backup_ids(one: Installation) -> list[str]:
@@ -149,7 +150,8 @@ def test_killed_again_and_again_it_leaves_only_whole_backups(several: RestoreBed
             stderr=subprocess.DEVNULL,
             **one.workspace.owner.process_options(),
         )
-        if wait_for_deletion(process, one.archive_dir, kills):
+        # On a busy machine a run may get no further than the one before, so not for ever.
+        if kills < _MOST_KILLS and wait_for_deletion(process, one.archive_dir, kills):
             process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         if process.returncode == 0:

@@ -27,8 +27,11 @@ ENV PATH=/opt/walkeeper/bin:$PATH
 USER postgres
 VOLUME ["/var/lib/walkeeper"]
 STOPSIGNAL SIGTERM
-# Asks whether the agent listens, not the repository: no LIST is paid for every 30 seconds.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["python", "-I", "-S", "-c", \
-    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect('/run/walkeeper/agent.sock')"]
+# Asks the agent for /healthz, or whether it listens where [agent] http is off; not the repository:
+# no LIST is paid for every 30 seconds. Where [agent] http has another port give it by the
+# environment, WALKEEPER_AGENT_HTTP, which the check reads too; beyond the container the port can be
+# reached only as "0.0.0.0:9188", with a token.
+HEALTHCHECK --interval=30s --timeout=12s --start-period=30s \
+    CMD ["python", "-I", "-m", "walkeeper.hooks.alive"]
 ENTRYPOINT ["walkeeper"]
 CMD ["agent"]

@@ -81,13 +81,13 @@ BACKUP_STORED: Final = _gauge("backup_newest_stored_bytes", "Objects of the newe
 RTO: Final = _gauge("drill_rto_seconds", "What a restore took in the last drill that proved it.")
 
 JOB_DONE: Final = _gauge(
-    "job_last_success_timestamp_seconds", "When the job last ended well, by hand included.", "job"
+    "job_last_success_timestamp_seconds", "When the job last ended well, by hand included.", "task"
 )
-JOB_AGE: Final = _gauge("job_last_success_age_seconds", "How long ago that was.", "job")
-JOB_SCHEDULED: Final = _gauge("job_scheduled", "1 where the agent runs it by itself.", "job")
-JOB_RUNNING: Final = _gauge("job_running", "1 while a scheduled run goes on.", "job")
-JOB_OVERDUE: Final = _gauge("job_overdue", "1 while a run is overdue.", "job")
-JOB_FAILED: Final = _gauge("job_failed", "1 if the last run failed or had findings.", "job")
+JOB_AGE: Final = _gauge("job_last_success_age_seconds", "How long ago that was.", "task")
+JOB_SCHEDULED: Final = _gauge("job_scheduled", "1 where the agent runs it by itself.", "task")
+JOB_RUNNING: Final = _gauge("job_running", "1 while a scheduled run goes on.", "task")
+JOB_OVERDUE: Final = _gauge("job_overdue", "1 while a run is overdue.", "task")
+JOB_FAILED: Final = _gauge("job_failed", "1 if the last run failed or had findings.", "task")
 
 REQUESTS: Final = _counter("store_requests", "Requests to the store, each attempt.", "operation")
 RETRIES: Final = _counter("store_retries", "Attempts that failed and were repeated.", "error")

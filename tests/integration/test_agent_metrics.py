@@ -81,10 +81,10 @@ def test_a_scrape_tells_all_that_is_in_the_list_and_nothing_else(watched: Instal
     assert found.value(metrics.ARCHIVED_BYTES) > 0
     begin, end = found.value(metrics.WINDOW_BEGIN), found.value(metrics.WINDOW_END)
     assert began - 1 < begin <= end <= time.time() + 1
-    assert found.value(metrics.JOB_DONE, job="backup") == found.value(metrics.BACKUP_NEWEST)
-    assert found.value(metrics.JOB_SCHEDULED, job="backup") == 1
-    assert found.value(metrics.JOB_SCHEDULED, job="expire") == 0
-    assert found.value(metrics.JOB_AGE, job="drill") < 600
+    assert found.value(metrics.JOB_DONE, task="backup") == found.value(metrics.BACKUP_NEWEST)
+    assert found.value(metrics.JOB_SCHEDULED, task="backup") == 1
+    assert found.value(metrics.JOB_SCHEDULED, task="expire") == 0
+    assert found.value(metrics.JOB_AGE, task="drill") < 600
     flushed = found.value(metrics.FLUSHED)
     now = Lsn.parse(watched.cluster.value("SELECT pg_current_wal_flush_lsn()")).value
     assert 0 < flushed <= now

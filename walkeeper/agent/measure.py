@@ -73,7 +73,7 @@ def _archiving(agent: AgentStatus) -> Iterator[Value]:
         yield metrics.ARCHIVE_FAILED, (), archiving.failed
     if flushed is not None:
         yield metrics.FLUSHED, (), Lsn.parse(flushed).value
-    if tail is not None:
+    if tail is not None and tail.state != "off":
         yield metrics.TAIL_UP, (), tail.state == "shipping"
         yield metrics.TAIL_BYTES, (), tail.stored_bytes
 

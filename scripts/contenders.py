@@ -132,7 +132,9 @@ class Walkeeper:
             raise ScriptError("walkeeper keygen printed no recipient")
         self._configure(recipient.group())
         self._place.run(["walkeeper", "init", "--apply"])
-        command = self._place.run(["psql", "-XAtc", "SHOW archive_command"]).strip()
+        # From the file: a session may begin before the server has read it again.
+        query = "SELECT setting FROM pg_file_settings WHERE name = 'archive_command'"
+        command = self._place.run(["psql", "-XAtc", query]).strip()
         # Not before the clock runs: the agent sends nothing while this is not its own hook.
         self._place.run(["psql", "-Xqc", "ALTER SYSTEM SET archive_command = ''"])
         self._place.run(["psql", "-Xqc", "SELECT pg_reload_conf()"])

@@ -201,6 +201,11 @@ def prepare(place: Workplace, bucket: Bucket | None, interval: str) -> Walkeeper
     command = walkeeper.prepare().replace("'", "''")
     ask(place, f"ALTER SYSTEM SET archive_command = '{command}'")
     ask(place, "SELECT pg_reload_conf()")
+    deadline = time.monotonic() + CALM_DEADLINE_S
+    while "wal-push" not in ask(place, "SHOW archive_command"):
+        if time.monotonic() > deadline:
+            raise ScriptError("PostgreSQL does not read its new settings")
+        time.sleep(0.1)
     walkeeper.backup()
     return walkeeper
 

@@ -105,6 +105,25 @@ def test_a_port_that_is_taken_is_a_finding_and_archiving_goes_on(
     assert ask(installation.http, "/healthz").status == 200
 
 
+def test_a_password_is_on_no_page(installation: Installation) -> None:
+    canary = "canary-password-0123"
+    installation.http = "127.0.0.1:0"
+    installation.configure_agent('look_every = "5s"')
+    text = installation.config_file.read_text()
+    shown = text.replace("postgres@/postgres", f"postgres:{canary}@/postgres")
+    assert canary in shown
+    installation.config_file.write_text(shown)
+    installation.initialise()
+    installation.start_agent()
+    wait_ready(installation)
+    address = http_address(installation)
+    installation.cluster.stop()
+    wait_ready(installation, ready=False)
+    for path in ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status"):
+        assert canary not in ask(address, path).text
+    assert canary not in installation.agent_log
+
+
 def test_the_agent_does_not_start_without_the_token_that_it_is_to_ask_for(
     installation: Installation,
 ) -> None:

@@ -67,7 +67,8 @@ class Disk:
 class Observer:
     """Looks every ``every_s``, soon after ``changed`` was set, and more often after a failure.
 
-    ``agent`` gives the agent's own facts without asking anybody.
+    ``agent`` gives the agent's own facts without asking anybody; ``patience_s`` is how long the
+    first look may take, later ones get several times what the last one took.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Observer:
         *,
         changed: asyncio.Event,
         every_s: float = 60.0,
+        patience_s: float = _FIRST_PATIENCE_S,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._shop = shop
@@ -86,7 +88,7 @@ class Observer:
         self._now = now
         self._changed = changed
         self._looked = asyncio.Event()
-        self._patience_s = _FIRST_PATIENCE_S
+        self._patience_s = patience_s
         self._subject = Subject(
             repository=shop.storage.url, folder=archive.folder, record=archive.record
         )
@@ -182,7 +184,7 @@ class Observer:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            reason = self._shop.counters.failing() or f"not done in {self._patience_s:.0f} s"
+            reason = self._shop.counters.failing() or f"no answer in {self._patience_s:g} s"
             self._patience_s = min(2 * self._patience_s, _LONGEST_PATIENCE_S)
             raise StorageUnavailable(reason) from error
         took_s = time.monotonic() - began

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from typing import Final
+
+import structlog
 
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.http import HttpServer
@@ -11,6 +15,10 @@ from walkeeper.agent.http_entry import open_entry
 from walkeeper.agent.observer import Observer
 from walkeeper.config import AgentConfig
 from walkeeper.storage.observe import StorageCounters
+
+_AGAIN_S: Final = 30.0
+
+log = structlog.get_logger(__name__)
 
 
 class Watching:
@@ -24,6 +32,7 @@ class Watching:
     ) -> None:
         self.observer = observer
         self._http = http
+        self._stopped = asyncio.Event()
         if http is not None:
             from walkeeper.agent.metrics_page import MetricsPage
 
@@ -33,16 +42,25 @@ class Watching:
             http.register("/api/v1/status", self._status)
 
     async def run(self) -> None:
-        """Watch until stopped or cancelled."""
-        if self._http is None:
-            return
+        """Watch until stopped or cancelled; a fault of our own in it does not end archiving."""
+        while self._http is not None and not self._stopped.is_set():
+            try:
+                await self._watch(self._http)
+            except Exception:
+                log.exception("watching_broke")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN_S):
+                        await self._stopped.wait()
+
+    async def _watch(self, http: HttpServer) -> None:
         async with asyncio.TaskGroup() as group:
             observing = group.create_task(self.observer.run())
-            await self._http.run()
+            await http.run()
             observing.cancel()
 
     def stop(self) -> None:
         """Begin nothing more; `run` returns when what is being answered has ended."""
+        self._stopped.set()
         if self._http is not None:
             self._http.stop()
 

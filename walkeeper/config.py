@@ -87,7 +87,7 @@ class ArchiveConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     level: Level = 1
     uploads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
-    memory: Size = Size(64 * 1024**2)
+    memory: Size = Size(48 * 1024**2)
 
 
 class TailConfig(msgspec.Struct, frozen=True, kw_only=True):

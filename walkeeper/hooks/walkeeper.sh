@@ -56,9 +56,10 @@ fi
 
 if [ -z "$hook" ]; then
     # mallopt(3): with a threshold of its own choice, glibc keeps freed blocks of megabytes in the
-    # arenas of threads, and an agent with full hands takes 50 MiB more than it uses.
-    : "${MALLOC_MMAP_THRESHOLD_:=131072}"
-    export MALLOC_MMAP_THRESHOLD_
+    # arenas of threads, and an agent with full hands takes 50 MiB more than it uses. One arena, for
+    # threads take turns anyway, instead of one for each that keeps what it had once.
+    : "${MALLOC_MMAP_THRESHOLD_:=131072}" "${MALLOC_ARENA_MAX:=1}"
+    export MALLOC_MMAP_THRESHOLD_ MALLOC_ARENA_MAX
     exec "$python" -P -m walkeeper "$@"
 fi
 

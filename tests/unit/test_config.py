@@ -42,7 +42,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     config = load(tmp_path, SMALL)
     assert config.repository == RepositoryConfig(url="s3://backups/letta")
     assert config.agent.socket == Path("/run/walkeeper/agent.sock")
-    assert (config.archive.level, config.archive.uploads, config.archive.memory) == (1, 4, 64 << 20)
+    assert (config.archive.level, config.archive.uploads, config.archive.memory) == (1, 4, 48 << 20)
     assert config.require_writer_key_file() == Path("/etc/walkeeper/key.txt.writer")
     assert config.require_dsn().reveal().startswith("postgresql://postgres@/")
 

@@ -154,6 +154,7 @@ class SourceGuard:
         Raises the reason why nothing may be written.
         """
         if not self.allowed() or not await self._holds():
+            self.ask_now()  # what was wrong may just have been mended
             await self.wait_answer(wait_s)
         if self.refusal is not None:
             raise self.refusal

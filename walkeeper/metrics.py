@@ -81,7 +81,9 @@ BACKUP_STORED: Final = _gauge("backup_newest_stored_bytes", "Objects of the newe
 RTO: Final = _gauge("drill_rto_seconds", "What a restore took in the last drill that proved it.")
 
 JOB_DONE: Final = _gauge(
-    "job_last_success_timestamp_seconds", "When the job last ended well, by hand included.", "task"
+    "job_last_success_timestamp_seconds",
+    "When it last ended well; backups and drills by hand count.",
+    "task",
 )
 JOB_AGE: Final = _gauge("job_last_success_age_seconds", "How long ago that was.", "task")
 JOB_SCHEDULED: Final = _gauge("job_scheduled", "1 where the agent runs it by itself.", "task")

@@ -61,10 +61,14 @@ class DrillRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class DrillHistory:
-    """The newest drill, and the newest one that proved something; None where there is none."""
+    """The newest drill, and the newest one that proved something; None where there is none.
+
+    ``recent`` has the newest ones, newest first, as far as they were read.
+    """
 
     last: DrillRecord | None = None
     last_proven: DrillRecord | None = None
+    recent: tuple[DrillRecord, ...] = ()
 
 
 class DrillStore:
@@ -73,6 +77,7 @@ class DrillStore:
     def __init__(self, archive: Archive, pool: ThreadPoolExecutor) -> None:
         self._archive = archive
         self._pool = pool
+        self._known: dict[ObjectName, DrillRecord] = {}
 
     @property
     def archive_id(self) -> str:
@@ -108,26 +113,38 @@ class DrillStore:
         """The details of a drill; needs an identity."""
         return await self._archive.read(layout_holds.drill_details(drill), limit_bytes=64 << 20)
 
-    async def history(self, now: datetime) -> DrillHistory:
-        """The newest drills, by their names; those dated after ``now`` do not count.
+    async def history(self, now: datetime, *, recent: int = 1) -> DrillHistory:
+        """The newest drills, by their names, at least ``recent`` of them where there are so many.
 
-        What no known writer signed is passed over. Raises what storage raises.
+        Those dated after ``now`` do not count; what no known writer signed is passed over. What
+        was read is kept, for it never changes. Raises what storage raises.
         """
         names = [
             ObjectName(info.name)
             async for info in self._archive.list_objects(layout_holds.DRILLS_PREFIX)
             if (at := layout_holds.parse_drill_record(info.name)) is not None and at <= now
         ]
-        last: DrillRecord | None = None
-        for name in names[: -_MOST_READ - 1 : -1]:
+        newest = names[: -_MOST_READ - 1 : -1]
+        self._known = {name: self._known[name] for name in newest if name in self._known}
+        found: list[DrillRecord] = []
+        proven: DrillRecord | None = None
+        for name in newest:
+            if len(found) >= recent and proven is not None:
+                break
+            record = await self._find(name)
+            if record is not None:
+                found.append(record)
+                proven = proven or (record if record.proven else None)
+        return DrillHistory(found[0] if found else None, proven, tuple(found))
+
+    async def _find(self, name: ObjectName) -> DrillRecord | None:
+        """A record; None for one that was planted, damaged or just deleted: it proves nothing."""
+        if name not in self._known:
             try:
-                record = await self._read(name)
+                self._known[name] = await self._read(name)
             except (IntegrityError, ObjectNotFound):
-                continue  # planted, damaged or just deleted: it proves nothing
-            last = last or record
-            if record.proven:
-                return DrillHistory(last, record)
-        return DrillHistory(last)
+                return None
+        return self._known[name]
 
     async def _read(self, name: ObjectName) -> DrillRecord:
         opener = self._archive.opener

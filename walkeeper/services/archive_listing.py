@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path as FilePath
 from typing import Final
 
@@ -51,7 +52,8 @@ class Survey:
     """Backups, history files, and on which timelines there is WAL.
 
     ``damaged`` says why a history file cannot be used; ``unreadable`` are backups whose summary
-    cannot be believed.
+    cannot be believed. ``begun`` is when the store took each timeline's history file, which is
+    soon after the promotion.
     """
 
     size: SegmentSize
@@ -60,6 +62,7 @@ class Survey:
     histories: Mapping[int, TimelineHistory]
     damaged: Mapping[int, IntegrityError]
     first: Mapping[int, WalSegment]
+    begun: Mapping[int, datetime] = field(default_factory=dict)
 
     def view(self) -> ArchiveView:
         """All that is known before WAL is listed: of each timeline one segment."""
@@ -97,8 +100,8 @@ class ArchiveListing:
         Without ``read_histories``, which need an identity, none is known.
         """
         listed = await self._backups.list_backups()
-        stored, first = await self._find_timelines()
-        histories = stored if read_histories else []
+        begun, first = await self._find_timelines()
+        histories = list(begun) if read_histories else []
         known: dict[int, TimelineHistory] = {}
         damaged: dict[int, IntegrityError] = {}
         with unwrapped():
@@ -117,6 +120,7 @@ class ArchiveListing:
             known,
             damaged,
             first,
+            begun,
         )
 
     async def wal(self, survey: Survey, path: Path, start: Lsn) -> WalListing:
@@ -167,35 +171,38 @@ class ArchiveListing:
         prefix = backup_data_prefix(backup.backup)
         return {info.name: info async for info in self._archive.list_objects(prefix)}
 
-    async def _find_timelines(self) -> tuple[list[int], dict[int, WalSegment]]:
-        """Timelines with a history file, and the first segment of each that has WAL.
+    async def _find_timelines(self) -> tuple[dict[int, datetime], dict[int, WalSegment]]:
+        """Timelines with a history file and its age, and the first segment of each that has WAL.
 
         Two short LISTs for each timeline: behind everything of the one before, behind its history.
         """
-        histories: list[int] = []
+        histories: dict[int, datetime] = {}
         first: dict[int, WalSegment] = {}
         after = ""
-        while (found := await self._first_behind(after)) is not None:
+        while (behind := await self._first_behind(after)) is not None:
+            found, stored_at = behind
             if isinstance(found, TimelineHistoryFile):
-                histories.append(found.timeline)
+                histories[found.timeline] = stored_at
                 after = wal_object(found)
             else:
                 first[found.timeline] = found
                 after = timeline_end(found.timeline)
         return histories, first
 
-    async def _first_behind(self, after: str) -> TimelineHistoryFile | WalSegment | None:
-        """The first history file, or segment in whatever form, behind a name."""
+    async def _first_behind(
+        self, after: str
+    ) -> tuple[TimelineHistoryFile | WalSegment, datetime] | None:
+        """The first history file, or segment in whatever form, behind a name; when it came."""
         objects = self._archive.list_objects(WAL_PREFIX, after=after)
         try:
             async for info in objects:
                 match parse_wal_object(info.name):
                     case TimelineHistoryFile() as history:
-                        return history
+                        return history, info.modified_at
                     case CutOffSegment(segment) | BackupHistoryFile(segment):
-                        return segment
+                        return segment, info.modified_at
                     case WalSegment() as segment:
-                        return segment
+                        return segment, info.modified_at
         finally:
             if isinstance(objects, AsyncGenerator):
                 await objects.aclose()

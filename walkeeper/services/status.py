@@ -7,8 +7,8 @@ hand: without one each timeline is looked at by itself, which may show less than
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path as FilePath
 
@@ -24,6 +24,7 @@ from walkeeper.errors import ObjectNotFound, TargetUnreachable
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore, ListedBackup
 from walkeeper.services.archive_listing import ArchiveListing, Survey
+from walkeeper.services.wal_listing import TimelineListing, WalListing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class RecoverableWindow:
 
     ``backups`` are those that lead to its end. ``missing`` are the segments behind it where there
     is later WAL, ``stranded`` that later WAL, which no recovery reaches from here.
-    ``last`` is its last segment, ``stored_at`` when the store took that.
+    ``last`` is its last segment, ``stored_at`` when the store took that. ``path`` leads there, and
+    ``read`` lists the segments that a recovery from the earliest backup to the end reads.
     """
 
     timeline: int
@@ -44,6 +46,8 @@ class RecoverableWindow:
     stored_at: datetime | None
     missing: tuple[SegmentRange, ...]
     stranded: tuple[SegmentRange, ...]
+    path: Path = ()
+    read: tuple[SegmentRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,8 @@ class ArchiveHealth:
 
     ``backups`` are in the order of their stop LSN; ``unusable`` are those whose own WAL is not all
     there; ``problems`` are sentences about timelines; ``histories_read`` is False where they exist
-    and this host has no identity to read them.
+    and this host has no identity to read them. ``wal`` has the complete segments of each timeline,
+    24 bytes each, ``begun`` when the store took a timeline's history file.
     """
 
     size: SegmentSize
@@ -64,6 +69,9 @@ class ArchiveHealth:
     cut_off: tuple[WalSegment, ...]
     problems: tuple[str, ...]
     histories_read: bool
+    histories: Mapping[int, TimelineHistory] = field(default_factory=dict)
+    begun: Mapping[int, datetime] = field(default_factory=dict)
+    wal: Mapping[int, TimelineListing] = field(default_factory=dict)
 
 
 class Inspection:
@@ -83,7 +91,8 @@ class Inspection:
         if unread:
             survey = _each_by_itself(survey)
         problems = [f"{error.message}" for _, error in sorted(survey.damaged.items())]
-        found, cut_off = await self._windows(survey, problems)
+        wal: dict[int, TimelineListing] = {}
+        found, cut_off = await self._windows(survey, problems, wal)
         usable = {str(window.backup) for window in found if window.usable}
         unfinished = [str(one.backup) async for one in self._backups.unfinished()]
         return ArchiveHealth(
@@ -96,14 +105,17 @@ class Inspection:
             cut_off=cut_off,
             problems=tuple(problems),
             histories_read=not unread,
+            histories=survey.histories,
+            begun=survey.begun,
+            wal=wal,
         )
 
     async def _windows(
-        self, survey: Survey, problems: list[str]
+        self, survey: Survey, problems: list[str], wal: dict[int, TimelineListing]
     ) -> tuple[list[Window], tuple[WalSegment, ...]]:
         """The windows of every branch, and the segments that are only there cut off.
 
-        What stands in the way of looking goes to ``problems``.
+        What stands in the way of looking goes to ``problems``, what was listed to ``wal``.
         """
         start = min((backup.start for backup in survey.backups), default=None)
         if start is None or not survey.first:
@@ -112,6 +124,7 @@ class Inspection:
         newest = _find_path(view, max(view.timelines), problems)
         listed = await self._listing.wal(survey, newest or (), start)
         cut_off = tuple(listed.fragments)
+        _keep_longest(listed, wal)
         complete = ArchiveView(listed.holdings(), view.backups, view.histories)
         windows: list[Window] = []
         for branch in branches(complete):
@@ -120,6 +133,7 @@ class Inspection:
                 continue
             if path != newest:
                 listed = await self._listing.wal(survey, path, start)
+                _keep_longest(listed, wal)
             windows += recoverable_windows(listed.holdings(), survey.backups, [path])
         return windows, cut_off
 
@@ -137,6 +151,13 @@ def _each_by_itself(survey: Survey) -> Survey:
     return replace(survey, histories=alone)
 
 
+def _keep_longest(listed: WalListing, wal: dict[int, TimelineListing]) -> None:
+    """Of timelines beside its path a listing has only the last folder."""
+    for timeline, found in listed.timelines.items():
+        if timeline not in wal or len(wal[timeline].numbers) < len(found.numbers):
+            wal[timeline] = found
+
+
 def _find_path(view: ArchiveView, timeline: int, problems: list[str]) -> Path | None:
     try:
         return view.path_to(timeline)
@@ -149,6 +170,7 @@ def _find_path(view: ArchiveView, timeline: int, problems: list[str]) -> Path | 
 def _merge(windows: Iterable[Window], survey: Survey) -> list[RecoverableWindow]:
     """Windows with one end are one: the earliest backup begins it."""
     facts = {backup.id: backup for backup in survey.backups}
+    view = survey.view()
     groups: dict[tuple[int, Lsn], list[Window]] = {}
     for window in windows:
         if window.usable:
@@ -169,6 +191,8 @@ def _merge(windows: Iterable[Window], survey: Survey) -> list[RecoverableWindow]
                 stored_at=None,
                 missing=gap.missing if gap is not None else (),
                 stranded=first.reach.stranded,
+                path=view.path_to(first.timeline),
+                read=first.reach.read,
             )
         )
     return merged

@@ -23,10 +23,14 @@ classes"); GLACIER_IR is read at once."""
 
 @dataclass(slots=True)
 class TimelineListing:
-    """What was listed of one timeline: segment numbers ascending, with the stored size of each."""
+    """What was listed of one timeline: segment numbers ascending, with what the store says of each.
+
+    ``stored`` is when the store took it, in seconds since 1970.
+    """
 
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     sizes: array[int] = field(default_factory=lambda: array("Q"))
+    stored: array[float] = field(default_factory=lambda: array("d"))
     cold: dict[int, str] = field(default_factory=dict)
     cut_off: list[CutOffSegment] = field(default_factory=list)
 
@@ -37,25 +41,32 @@ class TimelineListing:
                 number = segment.number(size)
                 self.numbers.append(number)
                 self.sizes.append(info.size_bytes)
+                self.stored.append(info.modified_at.timestamp())
                 if info.storage_class in COLD_CLASSES:
                     self.cold[number] = str(info.storage_class)
             case CutOffSegment(segment) as stored if segment.fits(size):
                 self.cut_off.append(stored)
 
+    def bytes_between(self, begin: int, end: int) -> int:
+        """What the segments from ``begin`` to just before ``end`` take in the repository."""
+        first = bisect_left(self.numbers, begin)
+        return sum(self.sizes[first : bisect_left(self.numbers, end)])
+
     def add(self, other: TimelineListing) -> None:
         """Take what was listed behind it."""
         self.numbers.extend(other.numbers)
         self.sizes.extend(other.sizes)
+        self.stored.extend(other.stored)
         self.cold.update(other.cold)
         self.cut_off += other.cut_off
 
 
 @dataclass(frozen=True, slots=True)
 class WalListing:
-    """The WAL of a path, and the ends of other branches. Sixteen bytes for each segment."""
+    """The WAL of a path, and the ends of other branches. 24 bytes for each segment."""
 
     size: SegmentSize
-    _timelines: Mapping[int, TimelineListing]
+    timelines: Mapping[int, TimelineListing]
     fragments: Mapping[WalSegment, Lsn] = field(default_factory=dict)
     damaged: tuple[IntegrityError, ...] = ()
     """Why tails or cut-off objects on the path cannot be used."""
@@ -66,26 +77,22 @@ class WalListing:
             self.size,
             {
                 timeline: SegmentSet.from_ordered(listed.numbers)
-                for timeline, listed in self._timelines.items()
+                for timeline, listed in self.timelines.items()
             },
             self.fragments,
         )
 
     def stored_bytes(self, parts: tuple[SegmentRange, ...]) -> int:
         """What these segments take in the repository."""
-        total = 0
-        for part in parts:
-            listed = self._timelines[part.timeline]
-            begin = bisect_left(listed.numbers, part.begin)
-            total += sum(listed.sizes[begin : bisect_left(listed.numbers, part.end)])
-        return total
+        listed = self.timelines
+        return sum(listed[part.timeline].bytes_between(part.begin, part.end) for part in parts)
 
     def cold(self, parts: tuple[SegmentRange, ...]) -> list[tuple[str, str]]:
         """Those of the segments that must be thawed first: name of the object and its class."""
         return [
             (wal_object(WalSegment.numbered(part.timeline, number, self.size)), listed.cold[number])
             for part in parts
-            for listed in (self._timelines[part.timeline],)
+            for listed in (self.timelines[part.timeline],)
             for number in sorted(listed.cold)
             if part.begin <= number < part.end
         ]
@@ -96,7 +103,7 @@ class WalListing:
         Not those of which a newer timeline of the path holds a complete copy.
         """
         known = set(tails)
-        for listed in self._timelines.values():
+        for listed in self.timelines.values():
             known.update(stored.segment for stored in listed.cut_off)
         return sorted(segment for segment in known if self._is_open(segment, path, start))
 
@@ -111,7 +118,7 @@ class WalListing:
         if end <= legs[0].begin.value or (legs[0].end is not None and legs[0].end <= begin):
             return False
         return not any(
-            _holds(self._timelines[leg.timeline].numbers, number)
+            _holds(self.timelines[leg.timeline].numbers, number)
             for leg in legs
             if leg.begin.value < end
         )

@@ -41,6 +41,15 @@ class WalClock:
             seconds.append(earliest)
         return cls(tuple(reversed(positions)), tuple(reversed(seconds)))
 
+    @property
+    def span(self) -> tuple[datetime, datetime] | None:
+        """The first and the last moment that is known."""
+        return (_moment(self.seconds[0]), _moment(self.seconds[-1])) if self.seconds else None
+
+    def covers(self, lsn: Lsn) -> bool:
+        """Whether anything is known of the position or of one behind it."""
+        return bool(self.positions) and lsn.value <= self.positions[-1]
+
     def find_time(self, lsn: Lsn) -> datetime | None:
         """About when the position was written; outside of what is known the nearest moment."""
         if not self.positions:

@@ -13,6 +13,7 @@ from walkeeper.repository.drills import DrillHistory, DrillStore
 from walkeeper.services.status import ArchiveHealth, Inspection
 
 _NO_DRILLS: Final = DrillHistory()
+_RECENT_DRILLS: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,17 @@ class Look:
     hint: str | None = None
 
 
-async def look_at(archive: Archive, pool: ThreadPoolExecutor, now: datetime) -> Look:
-    """Look now. Raises what storage raises, and WrongKey."""
+async def look_at(
+    archive: Archive, pool: ThreadPoolExecutor, now: datetime, kept: DrillStore | None = None
+) -> Look:
+    """Look now. Raises what storage raises, and WrongKey.
+
+    Who looks again and again brings a ``kept`` store of drills, which reads each record but once:
+    then the newest ones are in the look, and else no more of them than a status needs.
+    """
     health = await Inspection(archive, BackupStore(archive, pool)).run()
-    return Look(at=now, health=health, drills=await DrillStore(archive, pool).history(now))
+    if kept is not None:
+        drills = await kept.history(now, recent=_RECENT_DRILLS)
+    else:
+        drills = await DrillStore(archive, pool).history(now)
+    return Look(at=now, health=health, drills=drills)

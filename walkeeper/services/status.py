@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 from walkeeper.core.archive_view import ArchiveView, branches
 from walkeeper.core.backup import BackupFacts
 from walkeeper.core.coverage import Path, Window, recoverable_windows
-from walkeeper.core.layout import wal_object
+from walkeeper.core.layout import cut_off_prefix, wal_object
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.segment_set import SegmentRange
 from walkeeper.core.timeline import TimelineHistory
@@ -24,6 +24,7 @@ from walkeeper.errors import ObjectNotFound, TargetUnreachable
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore, ListedBackup
 from walkeeper.services.archive_listing import ArchiveListing, Survey
+from walkeeper.services.tail_chain import find_tail_time
 from walkeeper.services.wal_listing import TimelineListing, WalListing
 
 
@@ -33,8 +34,9 @@ class RecoverableWindow:
 
     ``backups`` are those that lead to its end. ``missing`` are the segments behind it where there
     is later WAL, ``stranded`` that later WAL, which no recovery reaches from here.
-    ``last`` is its last segment, ``stored_at`` when the store took that. ``path`` leads there, and
-    ``read`` lists the segments that a recovery from the earliest backup to the end reads.
+    ``last`` is its last segment, ``stored_at`` when the store took what it has of that. ``path``
+    leads there, and ``read`` lists the segments that a recovery from the earliest backup to the
+    end reads.
     """
 
     timeline: int
@@ -101,7 +103,7 @@ class Inspection:
             unreadable=survey.unreadable,
             unusable=tuple(one.id for one in survey.backups if one.id not in usable),
             unfinished=tuple(unfinished),
-            windows=tuple([await self._timed(one) for one in _merge(found, survey)]),
+            windows=tuple([await self._timed(one) for one in merge_windows(found, survey)]),
             cut_off=cut_off,
             problems=tuple(problems),
             histories_read=not unread,
@@ -140,9 +142,15 @@ class Inspection:
     async def _timed(self, window: RecoverableWindow) -> RecoverableWindow:
         try:
             info = await self._archive.storage.head(self._archive.path(wal_object(window.last)))
-        except ObjectNotFound:
-            return window  # expired since it was listed
+        except ObjectNotFound:  # a tail or a cut-off object; or expired since it was listed
+            return replace(window, stored_at=await self._fragment_time(window.last))
         return replace(window, stored_at=info.modified_at)
+
+    async def _fragment_time(self, segment: WalSegment) -> datetime | None:
+        cut_off = self._archive.list_objects(cut_off_prefix(segment))
+        moments = [info.modified_at async for info in cut_off]
+        tail_at = await find_tail_time(self._archive, segment)
+        return max(moments if tail_at is None else [*moments, tail_at], default=None)
 
 
 def _each_by_itself(survey: Survey) -> Survey:
@@ -167,7 +175,7 @@ def _find_path(view: ArchiveView, timeline: int, problems: list[str]) -> Path | 
         return None
 
 
-def _merge(windows: Iterable[Window], survey: Survey) -> list[RecoverableWindow]:
+def merge_windows(windows: Iterable[Window], survey: Survey) -> list[RecoverableWindow]:
     """Windows with one end are one: the earliest backup begins it."""
     facts = {backup.id: backup for backup in survey.backups}
     view = survey.view()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from walkeeper.core import layout
@@ -65,6 +66,17 @@ async def find_chain(archive: Archive, segment: WalSegment) -> TailChain:
     Objects that vanish meanwhile (the complete segment became durable) end the chain before them.
     Raises IntegrityError for what was not written by a known writer, and what storage raises.
     """
+    return _chain(segment, await _read_pieces(archive, await _list_chain(archive, segment)))
+
+
+async def find_tail_time(archive: Archive, segment: WalSegment) -> datetime | None:
+    """When the store took the newest piece of a segment's tail; None where there is no tail."""
+    listed = await _list_chain(archive, segment)
+    return max((info.modified_at for info in listed), default=None)
+
+
+async def _list_chain(archive: Archive, segment: WalSegment) -> list[ObjectInfo]:
+    """The last merged object, and the links behind it."""
     wanted: list[ObjectInfo] = []
     begin = 0
     async for info in archive.list_objects(layout.merged_tail_prefix(segment)):
@@ -75,7 +87,7 @@ async def find_chain(archive: Archive, segment: WalSegment) -> TailChain:
     async for info in archive.list_objects(layout.tail_prefix(segment), after=after):
         if isinstance(layout.parse_tail_object(info.name), TailLink):
             wanted.append(info)
-    return _chain(segment, await _read_pieces(archive, wanted))
+    return wanted
 
 
 async def _read_pieces(archive: Archive, wanted: list[ObjectInfo]) -> list[TailPiece | None]:

@@ -18,4 +18,5 @@ pytest_plugins: list[str] = [
     "tests.fix_shipping",
     "tests.fix_restore",
     "tests.fix_retention",
+    "tests.fix_browser",
 ]

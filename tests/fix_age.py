@@ -1,19 +1,17 @@
 """The public age test vectors, the stock commands, and keys for tests."""
 
 import base64
-import hashlib
 import os
 import re
 import shutil
 import subprocess
-import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
+from tests.fix_npm import npm_file
 from walkeeper.codec.keygen import generate_identity, generate_writer_key
 from walkeeper.codec.opener import Opener
 from walkeeper.codec.sealer import Sealer
@@ -61,28 +59,7 @@ def _vector(name: str, data: bytes) -> AgeVector:
 @pytest.fixture(scope="session")
 def age_vectors() -> tuple[AgeVector, ...]:
     """The C2SP/CCTV age vectors, from npm, kept in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "walkeeper-tests"
-    archive = cache / "cctv-age-0.2.0.tgz"
-    if not archive.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.fail(f"npm is missing: it fetches the age test vectors, {_PACKAGE}")
-        done = subprocess.run(
-            [npm, "pack", _PACKAGE, "--pack-destination", str(cache)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            cwd=cache,
-        )
-        if done.returncode:
-            pytest.fail(f"the age test vectors, {_PACKAGE}, cannot be fetched: {done.stderr}")
-    data = archive.read_bytes()
-    if hashlib.sha512(data).hexdigest() != _SHA512:
-        pytest.fail(f"{archive} is not {_PACKAGE}: delete it")
-    with tarfile.open(archive) as tar:
-        script = tar.extractfile("package/index.js").read().decode()
+    script = npm_file(_PACKAGE, _SHA512, "index.js")
     entries = [(match[1], base64.b64decode(match[2])) for match in _ENTRY.finditer(script)]
     return tuple(_vector(name, data) for name, data in entries)
 

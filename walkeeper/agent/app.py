@@ -32,15 +32,20 @@ class Agent:
 
     A second signal, or the drain's deadline, ends it at once: what is on its way is then either
     stored whole or not at all, and PostgreSQL offers it again. SIGHUP reads the configuration again
-    with ``reload``.
+    with ``reload``. ``program`` are the words that call ``walkeeper`` with this configuration.
     """
 
     def __init__(
-        self, config: Config, reload: Callable[[], Config], archive: str | None = None
+        self,
+        config: Config,
+        reload: Callable[[], Config],
+        archive: str | None = None,
+        program: tuple[str, ...] = ("walkeeper",),
     ) -> None:
         self._config = config
         self._reload = reload
         self._archive = archive
+        self._program = program
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -63,7 +68,7 @@ class Agent:
         await loop.run_in_executor(shop.pool, make_state_dir, config.agent.state_dir)
         cluster = ClusterService(shop, archive)
         control = ControlServer(config.agent.socket)
-        handlers = await Handlers.open(shop, archive, cluster)
+        handlers = await Handlers.open(shop, archive, cluster, self._program)
         handlers.register(control)
         control.bind()
         async with asyncio.TaskGroup() as group:

@@ -15,6 +15,7 @@ from walkeeper.agent.fetch_service import FetchPlaces, open_fetcher
 from walkeeper.agent.http import HttpServer
 from walkeeper.agent.jobs import JobTools, make_scheduler
 from walkeeper.agent.observer import Observer
+from walkeeper.agent.page.routes import StatusPage
 from walkeeper.agent.status_handler import StatusHandler
 from walkeeper.agent.watching import Watching, open_http
 from walkeeper.errors import PostgresUnavailable
@@ -36,7 +37,9 @@ class Handlers:
         archive: Archive,
         cluster: ClusterService,
         fetcher: Fetcher,
+        *,
         http: HttpServer | None,
+        program: tuple[str, ...],
     ) -> None:
         changed = asyncio.Event()
         self._cluster = cluster
@@ -48,16 +51,26 @@ class Handlers:
         self._status = StatusHandler(shop, archive, cluster, fetcher, self._scheduler, http=http)
         every_s = float(shop.config.agent.look_every)
         observer = Observer(shop, archive, self._status.status, changed=changed, every_s=every_s)
-        self.watching = Watching(observer, http, shop.counters)
+        page = StatusPage(observer, shop.pool, program)
+        self.watching = Watching(observer, http, shop.counters, page)
 
     @classmethod
-    async def open(cls, shop: Workshop, archive: Archive, cluster: ClusterService) -> Handlers:
-        """The handlers of an agent; loads the histories that this host has kept."""
+    async def open(
+        cls,
+        shop: Workshop,
+        archive: Archive,
+        cluster: ClusterService,
+        program: tuple[str, ...],
+    ) -> Handlers:
+        """The handlers of an agent; loads the histories that this host has kept.
+
+        ``program`` are the words that call ``walkeeper`` with the agent's own configuration.
+        """
         state_dir = shop.config.agent.state_dir
         places = FetchPlaces(state_dir, state_dir)
         fetcher = await open_fetcher(archive, shop.pool, places, shop.config.fetch)
         http = await open_http(shop.config.agent, shop)
-        return cls(shop, archive, cluster, fetcher, http)
+        return cls(shop, archive, cluster, fetcher, http=http, program=program)
 
     def register(self, control: ControlServer) -> None:
         """Give the socket its commands."""

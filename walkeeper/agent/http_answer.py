@@ -43,7 +43,7 @@ class Answer:
         """The headers to send, those of every answer included."""
         return {
             "Content-Type": self.content_type,
-            "Content-Security-Policy": "; ".join((*_CLOSED, *self.policy)),
+            "Content-Security-Policy": "; ".join((*self._closed(), *self.policy)),
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",
             "Referrer-Policy": "no-referrer",
@@ -52,6 +52,11 @@ class Answer:
             "Server": "walkeeper",
             **self.headers,
         }
+
+    def _closed(self) -> list[str]:
+        """What stays closed: the first of several directives of one name would count."""
+        opened = {directive.partition(" ")[0] for directive in self.policy}
+        return [one for one in _CLOSED if one.partition(" ")[0] not in opened]
 
 
 Handler = Callable[[Question], Awaitable[Answer]]

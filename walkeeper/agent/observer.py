@@ -22,6 +22,7 @@ import structlog
 from walkeeper.agent.compose import Workshop
 from walkeeper.errors import StorageUnavailable, WalkeeperError, find_known
 from walkeeper.repository.archive import Archive
+from walkeeper.repository.drills import DrillStore
 from walkeeper.repository.identity import require_record
 from walkeeper.services.agent_status import AgentStatus
 from walkeeper.services.look import Look, look_at
@@ -92,6 +93,7 @@ class Observer:
         self._subject = Subject(
             repository=shop.storage.url, folder=archive.folder, record=archive.record
         )
+        self._drills = DrillStore(archive, shop.pool)
         self._samples: deque[Sample] = deque(maxlen=_SAMPLES)
         self.agent = agent
         self.look = Look()
@@ -180,7 +182,7 @@ class Observer:
         try:
             async with scope:
                 await require_record(self._archive, self._shop.trust)
-                look = await look_at(self._archive, self._shop.pool, at)
+                look = await look_at(self._archive, self._shop.pool, at, self._drills)
         except TimeoutError as error:
             if not scope.expired():
                 raise

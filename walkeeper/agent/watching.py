@@ -13,6 +13,7 @@ from walkeeper.agent.http import HttpServer
 from walkeeper.agent.http_answer import JSON, Answer, Question, json_answer, text_answer
 from walkeeper.agent.http_entry import open_entry
 from walkeeper.agent.observer import Observer
+from walkeeper.agent.page.routes import StatusPage
 from walkeeper.config import AgentConfig
 from walkeeper.storage.observe import StorageCounters
 
@@ -28,11 +29,16 @@ class Watching:
     """
 
     def __init__(
-        self, observer: Observer, http: HttpServer | None, counters: StorageCounters
+        self,
+        observer: Observer,
+        http: HttpServer | None,
+        counters: StorageCounters,
+        page: StatusPage,
     ) -> None:
         self.observer = observer
         self._http = http
         self._stopped = asyncio.Event()
+        self._page = page
         if http is not None:
             from walkeeper.agent.metrics_page import MetricsPage
 
@@ -40,6 +46,7 @@ class Watching:
             http.register("/metrics", MetricsPage(observer, counters))
             http.register("/readyz", self._ready)
             http.register("/api/v1/status", self._status)
+            page.register(http)
 
     async def run(self) -> None:
         """Watch until stopped or cancelled; a fault of our own in it does not end archiving."""
@@ -54,9 +61,13 @@ class Watching:
 
     async def _watch(self, http: HttpServer) -> None:
         async with asyncio.TaskGroup() as group:
-            observing = group.create_task(self.observer.run())
+            observing = [
+                group.create_task(self.observer.run()),
+                group.create_task(self._page.run()),
+            ]
             await http.run()
-            observing.cancel()
+            for task in observing:
+                task.cancel()
 
     def stop(self) -> None:
         """Begin nothing more; `run` returns when what is being answered has ended."""

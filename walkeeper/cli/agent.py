@@ -17,6 +17,8 @@ def command(options: Options) -> None:
     again. Under systemd it is of Type=notify.
     """
     from walkeeper.agent.app import Agent
+    from walkeeper.agent.program import program_words
 
     config = options.load()
-    run(lambda: Agent(config, options.load, options.archive).run())
+    program = program_words(options.unusual_config_path(), options.archive)
+    run(lambda: Agent(config, options.load, options.archive, program).run())

@@ -62,6 +62,13 @@ class Options:
         configure_logging(config.log.level, config.log.format)
         return config
 
+    def unusual_config_path(self) -> Path | None:
+        """Where the configuration lies, None where everybody finds it there."""
+        from walkeeper.config_load import DEFAULT_PATH, find_config_path
+
+        path = find_config_path(self.config_path, os.environ)
+        return None if path == DEFAULT_PATH else path
+
 
 class _Commands(click.Group):
     """Loads a command's module when the command is called: the others cost nothing."""

@@ -127,6 +127,12 @@ def test_ids_are_unique_and_labels_lead_somewhere() -> None:
             assert found.get(key) in {None, *read.ids}
 
 
+def test_what_is_urgent_stands_first() -> None:
+    findings = [Finding("the backup is old", urgent=False), Finding("nothing is archived")]
+    words = Read(render_page(content(findings=findings), View())).words
+    assert words.index("nothing is archived") < words.index("the backup is old (it can wait")
+
+
 def test_before_the_first_look_the_page_says_so() -> None:
     read = Read(render_page(content(), View()))
     assert "has not been read yet" in read.words

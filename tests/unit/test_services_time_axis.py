@@ -110,6 +110,15 @@ def test_a_drill_along_a_path_is_marked_on_the_timeline_of_its_moment() -> None:
     assert mark.timeline == 1
 
 
+def test_of_a_hundred_thousand_segments_the_axis_takes_as_many_as_it_needs() -> None:
+    past = Past(wal={1: range(1, 100_000)}, backups=(FIRST,), now=100_001)
+    axis = past.axis()
+    assert len(axis.clocks[1].positions) < 6000
+    (window,) = axis.chart().windows
+    assert (window.begin_at, window.end_at) == (at(2.5), at(100_000))
+    assert axis.clocks[1].find_time(lsn(50_000)) == at(50_000)
+
+
 def test_an_empty_archive_has_an_axis_too() -> None:
     chart = Past(wal={}).axis().chart()
     assert (chart.timelines, chart.windows, chart.edge) == ((), (), None)

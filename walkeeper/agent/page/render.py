@@ -201,6 +201,7 @@ def _legend() -> Markup:
         ("gap", "gap: WAL is missing"),
         ("beyond", "stored, but behind a gap"),
         ("life", "written, not restorable"),
+        ("behind", "not in the archive yet"),
         ("backup", "base backup"),
         ("proven", "proven by a drill"),
         ("failed", "drill that failed"),

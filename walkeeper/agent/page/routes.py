@@ -84,8 +84,9 @@ class StatusPage:
             words=self._words(view, agent),
             complaint=complaint,
         )
-        status = 200 if complaint is None else 400
-        return _html(render_page(content, view), status)
+        loop = asyncio.get_running_loop()
+        page = await loop.run_in_executor(self._pool, render_page, content, view)
+        return _html(page, 200 if complaint is None else 400)
 
     async def _moment(self, question: Question) -> Answer:
         """The panel of one moment alone, for the page's script."""

@@ -16,6 +16,7 @@ from walkeeper.services.status_findings import Finding
 
 def show_findings(findings: Sequence[Finding], notices: Sequence[str]) -> Markup:
     """What needs somebody, with the next step; then what is only worth knowing."""
+    findings = sorted(findings, key=lambda one: not one.urgent)
     return join(
         tag("ul", [_finding(one) for one in findings], class_="findings") if findings else None,
         tag("p", "Nothing needs your attention.", class_="allwell") if not findings else None,
@@ -26,8 +27,9 @@ def show_findings(findings: Sequence[Finding], notices: Sequence[str]) -> Markup
 def _finding(one: Finding) -> Markup:
     return tag(
         "li",
-        tag("p", one.what),
+        tag("p", one.what, None if one.urgent else " (it can wait for the day)"),
         tag("p", tag("b", "Next: "), one.hint, class_="hint") if one.hint else None,
+        class_=None if one.urgent else "later",
     )
 
 

@@ -23,9 +23,10 @@ _Result = TypeVar("_Result")
 _STATUS: Final = "archive_status"
 _READY: Final = ".ready"
 _DONE: Final = ".done"
-# Events that come this close together wake once; a segment takes longer to ship.
-_DEBOUNCE_MS: Final = 50
-_STEP_MS: Final = 10
+# Events that come this close together wake once; a segment takes longer to ship. The watcher wakes
+# for each step even where nothing happens, and whoever has a hook waiting is served at once anyway.
+_DEBOUNCE_MS: Final = 200
+_STEP_MS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from tests.fix_cli import Installation, MakeInstallation
 from tests.fix_postgres import BARE_ENVIRONMENT, Cluster, wait_until
 from tests.fix_proxy import HttpFaults
 from tests.fix_s3 import S3Server
+from tests.fix_tree import files_below
 
 NO_TAIL = """
 [tail]
@@ -46,8 +47,7 @@ class FileShelf:
     root: Path
 
     def names(self) -> list[str]:
-        files = (path for path in self.root.rglob("*") if path.is_file())
-        return sorted(path.relative_to(self.root).as_posix() for path in files)
+        return sorted(path.relative_to(self.root).as_posix() for path in files_below(self.root))
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()

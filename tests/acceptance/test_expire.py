@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from tests.fix_cli import Installation
 from tests.fix_postgres import BARE_ENVIRONMENT
 from tests.fix_restore import RestoreBed, rows
+from tests.fix_tree import files_below
 
 KEEP_TWO = '[retention]\nwindow = "0s"\nminimum_backups = 2\ngrace = "0s"\n'
 _MOST_RUNS = 40
@@ -172,19 +172,14 @@ def test_killed_again_and_again_it_leaves_only_whole_backups(several: RestoreBed
 
 def wait_for_deletion(process: subprocess.Popen[bytes], archive: Path, kills: int) -> bool:
     """Wait until the run has marked or deleted a thing, or some more; False when it ended."""
-    seen = count_files(archive)
+    seen = sum(1 for _ in files_below(archive))
     deadline = time.monotonic() + 60
     changes = 0
     while process.poll() is None and time.monotonic() < deadline:
-        now = count_files(archive)
+        now = sum(1 for _ in files_below(archive))
         if now != seen:
             changes += 1
             seen = now
         if changes > kills % 4:
             return True
     return False
-
-
-def count_files(folder: Path) -> int:
-    """How many files are in a tree that is being deleted: directories may go while it is read."""
-    return sum(len(files) for _, _, files in os.walk(folder))

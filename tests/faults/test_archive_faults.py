@@ -29,6 +29,7 @@ from tests.fix_archiving import (
 from tests.fix_ceph import Ceph
 from tests.fix_cli import Installation
 from tests.fix_postgres import wait_until
+from tests.fix_tree import set_folder_modes
 
 
 def require_stored(
@@ -56,13 +57,11 @@ def test_without_an_agent_the_hook_says_so_and_everything_catches_up_when_it_is_
 
 
 def close_folder(repository: Path) -> None:
-    for folder in (path for path in repository.rglob("*") if path.is_dir()):
-        folder.chmod(0o500)
+    set_folder_modes(repository, 0o500)
 
 
 def open_folder(repository: Path) -> None:
-    for folder in (path for path in repository.rglob("*") if path.is_dir()):
-        folder.chmod(0o700)
+    set_folder_modes(repository, 0o700)
 
 
 def unmount(repository: Path) -> None:

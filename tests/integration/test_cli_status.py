@@ -8,6 +8,7 @@ import pytest
 
 from tests.fix_cli import Installation
 from tests.fix_postgres import wait_until
+from tests.fix_tree import set_folder_modes
 
 
 def texts(report: dict[str, object]) -> str:
@@ -113,10 +114,8 @@ def test_a_server_that_does_not_archive_through_the_agent_is_a_finding(
 
 def test_wal_that_does_not_get_through_is_shown_with_the_reason(archiving: Installation) -> None:
     archiving.run("backup")
-    folders = [path for path in archiving.repository.rglob("*") if path.is_dir()]
     try:
-        for folder in [*folders, archiving.repository]:
-            folder.chmod(0o555)
+        set_folder_modes(archiving.repository, 0o555)
         archiving.cluster.sql("SELECT pg_logical_emit_message(true, 'test', 'something')")
         archiving.cluster.sql("SELECT pg_switch_wal()")
         wait_until(
@@ -125,8 +124,7 @@ def test_wal_that_does_not_get_through_is_shown_with_the_reason(archiving: Insta
         )
         report = archiving.json("status", code=3)
     finally:
-        for folder in [*folders, archiving.repository]:
-            folder.chmod(0o755)
+        set_folder_modes(archiving.repository, 0o755)
     waiting = report["agent"]["archiving"]
     assert waiting["backlog"] >= 1
     assert waiting["oldest_waiting"] in waiting["last_error"]

@@ -88,7 +88,7 @@ class FilesystemStorage:
             size_bytes = 0
             async for batch in _in_batches(chunks):
                 await self._run(partial(draft.write, batch))
-                size_bytes += len(batch)
+                size_bytes += memoryview(batch).nbytes
             await self._run(draft.publish)
             await self._run(partial(self._guard.written, name))
         finally:
@@ -264,10 +264,13 @@ def _take_files(pending: list[Entry]) -> list[Entry]:
     return files
 
 
-async def _in_batches(chunks: AsyncIterator[Buffer]) -> AsyncGenerator[bytearray, None]:
-    """The same bytes in pieces worth a thread's while."""
+async def _in_batches(chunks: AsyncIterator[Buffer]) -> AsyncGenerator[Buffer, None]:
+    """The same bytes in pieces worth a thread's while; a chunk that is one is not copied."""
     batch = bytearray()
     async for chunk in chunks:
+        if not batch and memoryview(chunk).nbytes >= _WRITE_BYTES:
+            yield chunk
+            continue
         batch += chunk
         if len(batch) >= _WRITE_BYTES:
             yield batch

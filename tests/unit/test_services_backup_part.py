@@ -217,14 +217,14 @@ def test_a_damaged_page_is_told_with_its_file_and_kept_as_it_is(bench):
 
 def test_a_wholly_damaged_file_costs_a_pause_for_each_block_read_not_for_each_page(bench):
     pauses = []
-    content = os.urandom(2 << 20)
+    content = os.urandom(4 << 20)
     writer = bench.writer(tablespace=77, pages=PAGES, sleep=pauses.append)
     entry = bench.file("PG_15_1/5/16384", content)
     _, listed = bench.unpacked(writer, b"".join(writer.pieces(iter([entry]))))
-    assert len(listed[b"PG_15_1/5/16384"].bad_blocks) == 256
+    assert len(listed[b"PG_15_1/5/16384"].bad_blocks) == 512
     (found,) = writer.counts.damaged
     assert found.path == "pg_tblspc/77/PG_15_1/5/16384"
-    assert (found.count, found.blocks) == (256, tuple(range(100)))
+    assert (found.count, found.blocks) == (512, tuple(range(100)))
     assert len(pauses) == 2
 
 

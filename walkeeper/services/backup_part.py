@@ -34,7 +34,8 @@ PIECE_BYTES: Final = 4 << 20
 """About the size of a piece of a part."""
 _PIECE_PLAIN_BYTES: Final = 64 << 20
 """The most that is read for one piece, however well it compresses: the time it takes is bounded."""
-_BLOCK_BYTES: Final = 1 << 20
+_BLOCK_BYTES: Final = 2 << 20
+"""A batch of pages for their checksums: with fewer, numpy's calls cost as much as its work."""
 _GATHER_BYTES: Final = 256 << 10
 """Small files are put together to this before they are compressed: calls cost more than bytes."""
 MAX_FILES: Final = 20_000

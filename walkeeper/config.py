@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from walkeeper.config_alerts import AlertsConfig
 from walkeeper.config_values import Dsn, Duration, Listen, Share, Size
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import ConfigError
@@ -204,6 +205,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     schedule: ScheduleConfig = ScheduleConfig()
     retention: RetentionConfig = RetentionConfig()
     drill: DrillConfig = DrillConfig()
+    alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
 
     @property

@@ -12,6 +12,7 @@ from walkeeper.config import (
     RetentionConfig,
     ScheduleConfig,
 )
+from walkeeper.config_alerts import check_alerts
 from walkeeper.core.layout import ARCHIVE_NAME
 from walkeeper.core.schedule import Schedule
 
@@ -56,7 +57,8 @@ def find_contradictions(config: Config) -> list[str]:
     problems += _check_schedule(config.schedule)
     if config.schedule.expire is not None and config.retention.window is None:
         problems.append("[schedule] expire does nothing without [retention] window")
-    return problems + _check_agent(config.agent) + _check_drill(config)
+    problems += _check_agent(config.agent) + _check_drill(config)
+    return problems + check_alerts(config.alerts)
 
 
 def _check_agent(agent: AgentConfig) -> list[str]:

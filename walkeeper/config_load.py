@@ -3,7 +3,8 @@
 An option can be overridden by ``WALKEEPER_<SECTION>_<KEY>``: WALKEEPER_CLUSTER_DSN,
 WALKEEPER_REPOSITORY_URL, WALKEEPER_LOG_LEVEL and so on; lists are separated by commas, a command
 is split as a shell would. WALKEEPER_SOCKET, which the hooks read, stands for [agent] socket as
-well. A secret (the dsn) can be read from a file instead, by ``dsn_file``.
+well. A secret (the dsn, the heartbeat's URL) can be read from a file instead, by
+``dsn_file`` and ``heartbeat_url_file``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from walkeeper.config import Config, RepositoryConfig
 from walkeeper.config_check import find_contradictions
 from walkeeper.config_values import Dsn, Duration, Listen, Share, Size
 from walkeeper.errors import ConfigError
-from walkeeper.log import register_secret
+from walkeeper.log import register_secret, register_secret_url
+from walkeeper.storage.settings import Secret
 
 DEFAULT_PATH: Final = Path("/etc/walkeeper/walkeeper.toml")
 _REPOSITORY: Final = "repository"
@@ -34,9 +36,13 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
         if field.name != "repositories"
     },
 }
-_FROM_FILE: Final = {"cluster": {"dsn_file": "dsn"}}
+_FROM_FILE: Final = {
+    "cluster": {"dsn_file": "dsn"},
+    "alerts": {"heartbeat_url_file": "heartbeat_url"},
+}
 """Keys that name a file to read another key's value from."""
 _TRUTH: Final = {"true": True, "false": False}
+_SECRET_VARIABLES: Final = ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _NOT_OPTIONS: Final = ("WALKEEPER_CONFIG", "WALKEEPER_SOCKET")
 
 _Table = dict[str, object]
@@ -53,8 +59,8 @@ def find_config_path(option: Path | None, environ: Mapping[str, str]) -> Path:
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     """The configuration in a file, overridden by the environment.
 
-    Raises ConfigError that lists everything wrong with it. Passwords in the dsn are registered
-    with the log, which will not show them.
+    Raises ConfigError that lists everything wrong with it. Its secrets, and those that libraries
+    take from the environment, are registered with the log, which will not show them.
     """
     document = _read(path)
     problems: list[str] = []
@@ -72,10 +78,18 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
         raise ConfigError(
             f"{path} cannot be used:{listed}", hint="conf/walkeeper.toml explains all"
         )
+    _register_secrets(config, environ)
+    return config
+
+
+def _register_secrets(config: Config, environ: Mapping[str, str]) -> None:
     if config.cluster.dsn is not None:
         for password in config.cluster.dsn.passwords():
             register_secret(password)
-    return config
+    for url in config.alerts.secret_urls():
+        register_secret_url(url)
+    for variable in _SECRET_VARIABLES:
+        register_secret(environ.get(variable, ""))
 
 
 def _read(path: Path) -> _Table:
@@ -210,8 +224,8 @@ def _decode(kind: type, value: object) -> object:
         return Path(value)
     if kind is Duration or kind is Size or kind is Share or kind is Listen:
         return kind.parse(value)
-    if kind is Dsn:
-        return Dsn(value)
+    if kind is Dsn or kind is Secret:
+        return kind(value)
     raise NotImplementedError(kind)
 
 

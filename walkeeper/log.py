@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from typing import Final, Literal, TextIO
+from urllib.parse import unquote, urlsplit
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -27,6 +28,15 @@ def register_secret(value: str) -> None:
     if len(value) >= _MIN_SECRET and value not in _secrets:
         _secrets.append(value)
         _secrets.sort(key=len, reverse=True)  # a secret that holds another one goes first
+
+
+def register_secret_url(url: str) -> None:
+    """The same for an address that is a secret: whole, and what stands behind its host."""
+    register_secret(url)
+    parts = urlsplit(url)
+    for part in (parts.path, parts.query, unquote(parts.path), parts.password or ""):
+        if part.strip("/"):
+            register_secret(part.strip("/"))
 
 
 def configure_logging(
@@ -75,7 +85,7 @@ def _redacting(renderer: Processor) -> Processor:
     """The renderer, its line searched once more: a repr may have brought a secret in."""
 
     def render(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        return _redact_text(str(renderer(logger, method, event)))
+        return redact_text(str(renderer(logger, method, event)))
 
     return render
 
@@ -88,7 +98,7 @@ def _redact_value(value: object) -> object:
         return {_redact_value(key): _redact_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_redact_value(item) for item in value]
-    return _redact_text(_text(value))
+    return redact_text(_text(value))
 
 
 def _text(value: object) -> str:
@@ -102,7 +112,8 @@ def _text(value: object) -> str:
     return repr(value)
 
 
-def _redact_text(text: str) -> str:
+def redact_text(text: str) -> str:
+    """The text with every registered secret replaced: for what goes elsewhere than to the log."""
     for secret in _secrets:
         text = text.replace(secret, REDACTED)
     return text

@@ -287,7 +287,7 @@ def test_the_full_example_loads_and_leaves_out_no_option(tmp_path: Path) -> None
             RepositoryConfig if section.name == "repositories" else section.type
         )
     ]
-    assert sorted(written) == sorted([*options, "dsn_file"])
+    assert sorted(written) == sorted([*options, "dsn_file", "heartbeat_url_file"])
     defaults = Config(repositories=(config.repository,))
     for section in ("agent", "archive", "backup", "fetch", "log", "verify"):
         assert getattr(config, section) == getattr(defaults, section), section

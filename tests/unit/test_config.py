@@ -308,7 +308,7 @@ def test_each_commented_option_is_written_as_it_must_be(line: str, tmp_path: Pat
             for part in (
                 "go together",
                 "has both",
-                "dsn_file: cannot read",
+                "_file: cannot read",
                 "expire does nothing without",
             )
         )

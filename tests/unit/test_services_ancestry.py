@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fix_tail import FaultyStorage, Host
+from walkeeper.core.layout import wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import ForeignCluster, PostgresError, StorageUnavailable
 from walkeeper.repository.archive import Archive
@@ -72,6 +73,28 @@ async def test_a_server_whose_ancestors_are_not_the_archives_is_refused_on_a_new
     copy.write(3 * (1 << 20))
     promote(copy)
     copy.write(1000)
+    with pytest.raises(ForeignCluster, match=f"other bytes than pg_wal/{FIRST}"):
+        await copy.check(tail_archive, pool)
+
+
+async def test_a_damaged_ancestor_does_not_stop_the_archiving_and_an_older_one_is_compared(
+    host: Host,
+    tail_archive: Archive,
+    faulty: FaultyStorage,
+    pool: ThreadPoolExecutor,
+    tmp_path: Path,
+) -> None:
+    host.write(1000)
+    copy = host.copy(tmp_path / "copy")
+    host.write(3 * (1 << 20))
+    for segment in (FIRST, FIRST.next(host.size)):
+        await host.archive_segment(tail_archive, segment)
+    faulty.spoil(tail_archive.path(wal_object(FIRST.next(host.size))))
+    copy.write(3 * (1 << 20))
+    for server in (host, copy):
+        promote(server)
+        server.write(1000)
+    await host.check(tail_archive, pool)
     with pytest.raises(ForeignCluster, match=f"other bytes than pg_wal/{FIRST}"):
         await copy.check(tail_archive, pool)
 

@@ -11,12 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from walkeeper.core import layout
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import SegmentSize, TimelineHistoryFile, WalSegment
-from walkeeper.errors import ForeignCluster, PostgresError
+from walkeeper.errors import ForeignCluster, IntegrityError, PostgresError
 from walkeeper.repository.archive import Archive
 from walkeeper.services.local_segment import find_digest
+
+_MOST_UNREADABLE: Final = 16
+"""Segments that nobody signed are passed over on the way to one that can be compared."""
+
+log = structlog.get_logger(__name__)
 
 USE_OWN_ARCHIVE: Final = (
     "two servers have written one timeline; whichever is the copy needs an archive of its own "
@@ -29,7 +36,8 @@ async def find_missing_ancestors(
 ) -> tuple[WalSegment, ...]:
     """Whole segments of older timelines, on the path to this one, that only ``pg_wal`` holds.
 
-    Raises ForeignCluster when the archive holds other bytes of that path than the server.
+    Raises ForeignCluster when the archive holds other bytes of that path than the server; the
+    newest segment that both hold is compared, or an older one where that is damaged.
     """
     loop = asyncio.get_running_loop()
     size = archive.segment_size
@@ -37,13 +45,18 @@ async def find_missing_ancestors(
     for local in await loop.run_in_executor(pool, _local_ancestors, pg_wal, timeline, size):
         stored = await _stored_between(archive, local[0], local[-1])
         missing += [segment for segment in local if segment not in stored]
-        common = max((segment for segment in local if segment in stored), default=None)
-        if common is not None:
-            name = layout.wal_object(common)
-            digest = await loop.run_in_executor(pool, find_digest, pg_wal / str(common))
-            content = (await archive.read_header(name)).content
+        common = sorted((segment for segment in local if segment in stored), reverse=True)
+        for segment in common[:_MOST_UNREADABLE]:
+            name = layout.wal_object(segment)
+            try:
+                content = (await archive.read_header(name)).content
+            except IntegrityError as error:
+                log.warning("segment_damaged", reason=str(error), hint=error.hint)
+                continue
+            digest = await loop.run_in_executor(pool, find_digest, pg_wal / str(segment))
             if digest and archive.sealer.signing.content_code(digest) != content:
-                raise differs(name, common)
+                raise differs(name, segment)
+            break
     return tuple(missing)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from tests.fix_archive import TestKeys, make_archive
@@ -12,25 +14,32 @@ from tests.fix_core_plan import SIZE, full_backup, histories
 from walkeeper.codec import signed_json
 from walkeeper.core.backup import BackupFacts, BackupSummary
 from walkeeper.core.layout import backup_manifest, backup_summary, wal_object
-from walkeeper.core.wal import TimelineHistoryFile, WalSegment
+from walkeeper.core.wal import SegmentSize, TimelineHistoryFile, WalSegment
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore
+from walkeeper.services.folder_memory import FolderMemory
 from walkeeper.services.status import ArchiveHealth, Inspection
+from walkeeper.storage.base import ObjectInfo
 from walkeeper.storage.memory import MemoryStorage
 
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+GIB_SEGMENTS = SegmentSize(1 << 30)
 SYSTEM = int(full_backup(1, 1, 2).system_identifier)
 
 
 class Planted:
     """An archive into which tests put what they need."""
 
-    def __init__(self, archive: Archive, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, archive: Archive, pool: ThreadPoolExecutor, size: SegmentSize = SIZE
+    ) -> None:
         self.archive = archive
         self.pool = pool
+        self.size = size
 
     async def wal(self, timeline: int, numbers: Iterable[int]) -> None:
         for number in numbers:
-            name = wal_object(WalSegment.numbered(timeline, number, SIZE))
+            name = wal_object(WalSegment.numbered(timeline, number, self.size))
             await self.archive.put(self.archive.sealer.seal(name, [b"segment"]))
 
     async def history(self, timeline: int, parent: int, fork: float) -> None:
@@ -40,6 +49,12 @@ class Planted:
 
     async def backup(self, timeline: int, start: float, stop: float) -> BackupFacts:
         facts = full_backup(timeline, start, stop)
+        facts = msgspec.structs.replace(
+            facts,
+            segment_size=self.size.bytes,
+            wal_first=str(WalSegment.at(timeline, facts.start, self.size)),
+            wal_last=str(WalSegment.before(timeline, facts.stop, self.size)),
+        )
         backup = facts.backup
         summary = BackupSummary(
             name=backup_summary(backup),
@@ -53,9 +68,11 @@ class Planted:
         await self.archive.storage.put(self.archive.path(summary.manifest_name), b"a manifest")
         return facts
 
-    async def inspect(self, archive: Archive | None = None) -> ArchiveHealth:
+    async def inspect(
+        self, archive: Archive | None = None, memory: FolderMemory | None = None
+    ) -> ArchiveHealth:
         seen = archive or self.archive
-        return await Inspection(seen, BackupStore(seen, self.pool)).run()
+        return await Inspection(seen, BackupStore(seen, self.pool), memory).run()
 
 
 @pytest.fixture
@@ -150,3 +167,60 @@ async def test_without_an_identity_each_timeline_is_looked_at_by_itself(
     assert health.problems == ()
     assert [one.timeline for one in health.windows] == [1, 2]
     assert health.windows[1].backups == (later.id,)
+
+
+class Counting(MemoryStorage):
+    """Remembers what it was asked to list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed: list[str] = []
+
+    def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        self.listed.append(prefix)
+        return super().list_objects(prefix, after=after)
+
+
+@pytest.fixture
+async def large(pool: ThreadPoolExecutor, keys: TestKeys) -> tuple[Planted, Counting]:
+    """Segments of 1 GiB, four of which share a folder: nine folders, the first and last partly."""
+    storage = Counting()
+    archive = await make_archive(
+        storage, keys, pool, system_identifier=SYSTEM, segment_size=GIB_SEGMENTS
+    )
+    planted = Planted(archive, pool, GIB_SEGMENTS)
+    await planted.backup(1, 2048, 2050)  # MiB
+    await planted.wal(1, range(2, 34))
+    return planted, storage
+
+
+async def test_folders_that_were_full_are_not_listed_again(
+    large: tuple[Planted, Counting],
+) -> None:
+    planted, storage = large
+    memory = FolderMemory(planted.archive.record.archive, None, NOW)
+    first = await planted.inspect(memory=memory)
+    storage.listed.clear()
+    again = FolderMemory(planted.archive.record.archive, memory.document(), NOW)
+    assert await planted.inspect(memory=again) == first
+    listed = [name for name in storage.listed if name.count("/") == 4]
+    assert [name[-9:] for name in listed] == ["00000000/", "00000008/"]
+
+
+async def test_without_a_memory_every_folder_is_listed(large: tuple[Planted, Counting]) -> None:
+    planted, storage = large
+    await planted.inspect()
+    storage.listed.clear()
+    await planted.inspect()
+    assert len([name for name in storage.listed if name.count("/") == 4]) == 9
+
+
+async def test_a_folder_with_a_gap_is_never_remembered(large: tuple[Planted, Counting]) -> None:
+    planted, _ = large
+    gone = planted.archive.path(wal_object(WalSegment.numbered(1, 17, GIB_SEGMENTS)))
+    await planted.archive.storage.delete(gone)
+    memory = FolderMemory(planted.archive.record.archive, None, NOW)
+    first = await planted.inspect(memory=memory)
+    assert "00000004/" not in {name[-9:] for name in memory.document().listed_at}
+    again = FolderMemory(planted.archive.record.archive, memory.document(), NOW)
+    assert await planted.inspect(memory=again) == first

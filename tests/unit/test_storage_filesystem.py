@@ -572,3 +572,13 @@ def test_folders_are_walked_in_the_order_of_whole_names(
             seen.append(entry.name)
     expected = [n for n in sorted(placed) if n.startswith(wanted_prefix) and n > after]
     assert seen == expected
+
+
+async def test_a_folder_without_any_object_below_is_none(
+    storage: FilesystemStorage, tmp_path: Path
+) -> None:
+    await storage.put("a/full/deep/object", b"1")
+    (tmp_path / "a/empty/deep").mkdir(parents=True)
+    (tmp_path / "a/strange/deep").mkdir(parents=True)
+    (tmp_path / "a/strange/deep/.walkeeper-0123456789abcdef.tmp").write_bytes(b"half")
+    assert await storage.folders("a/") == ["a/full/"]

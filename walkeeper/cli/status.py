@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -112,6 +113,7 @@ async def _look(
     agent: AgentStatus | None,
     trouble: str | None,
 ) -> tuple[StatusReport, WalkeeperError | None]:
+    from walkeeper.agent.status_memory import keep_folders, recall_folders
     from walkeeper.errors import StorageError
     from walkeeper.services.look import Look, look_at
     from walkeeper.services.status_report import Subject, make_report
@@ -122,7 +124,11 @@ async def _look(
     try:
         archive = await shop.archive(options.archive)
         subject = Subject(repository=shop.storage.url, folder=archive.folder, record=archive.record)
-        look = await look_at(archive, shop.pool, now)
+        state_dir, known = shop.config.agent.state_dir, archive.record.archive
+        loop = asyncio.get_running_loop()
+        memory = await loop.run_in_executor(shop.pool, recall_folders, state_dir, known, now)
+        look = await look_at(archive, shop.pool, now, memory=memory)
+        await loop.run_in_executor(shop.pool, keep_folders, state_dir, memory)
     except StorageError as error:
         problem = error
         look = Look(at=now, error=error.message, hint=error.hint)

@@ -127,6 +127,14 @@ def wal_prefix(segment: WalSegment) -> str:
     return f"wal/{segment.timeline:08X}/{segment.log:08X}/"
 
 
+def first_of_folder(prefix: str) -> WalSegment:
+    """The first segment of a folder ``wal/<timeline>/<log>/``; raises ValueError for any other."""
+    match = re.fullmatch(rf"wal/({_HEX8})/({_HEX8})/", prefix)
+    if match is None:
+        raise ValueError(f"not a folder of WAL segments: {prefix!r}")
+    return WalSegment(int(match[1], 16), int(match[2], 16), 0)
+
+
 def timeline_prefix(timeline: int) -> str:
     """The folder of a timeline's segments."""
     return f"wal/{timeline:08X}/"

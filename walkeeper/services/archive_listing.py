@@ -36,6 +36,7 @@ from walkeeper.core.wal import BackupHistoryFile, SegmentSize, TimelineHistoryFi
 from walkeeper.errors import IntegrityError, ObjectNotFound, StorageUnavailable, unwrapped
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore, ListedBackup
+from walkeeper.services.folder_memory import FolderMemory
 from walkeeper.services.history_files import parse_history
 from walkeeper.services.segment_stand_in import find_fragment
 from walkeeper.services.tail_chain import tail_folders
@@ -77,7 +78,9 @@ class Survey:
 class ArchiveListing:
     """Lists one archive, several prefixes at a time.
 
-    ``scratch_dir`` takes unnamed files while it is found out how far a tail goes.
+    ``scratch_dir`` takes unnamed files while it is found out how far a tail goes. With a ``memory``
+    folders that it believes to be full are not listed, and nothing is known of a segment but its
+    number: that is for a look at the archive, never for a plan.
     """
 
     def __init__(
@@ -86,11 +89,13 @@ class ArchiveListing:
         backups: BackupStore,
         pool: ThreadPoolExecutor,
         scratch_dir: FilePath,
+        memory: FolderMemory | None = None,
     ) -> None:
         self._archive = archive
         self._backups = backups
         self._pool = pool
         self._scratch_dir = scratch_dir
+        self._memory = memory
         self._size = archive.segment_size
         self._gate = asyncio.Semaphore(_PARALLEL)
 
@@ -225,8 +230,14 @@ class ArchiveListing:
             folders = await self._archive.folders(timeline_prefix(timeline))
         chosen = set() if wanted is None else self._between(timeline, wanted, folders)
         listed: dict[str, TimelineListing] = {}
+        if self._memory is not None:
+            believed = self._memory.recall(chosen, folders)
+            listed = {name: TimelineListing.full(name, self._size) for name in believed}
         async with asyncio.TaskGroup() as group:
-            tasks = {name: group.create_task(self._list_folder(name)) for name in sorted(chosen)}
+            tasks = {
+                name: group.create_task(self._list_folder(name))
+                for name in sorted(chosen.difference(listed))
+            }
         listed.update((name, task.result()) for name, task in tasks.items())
         for name in reversed(folders):
             if name not in listed:
@@ -251,4 +262,6 @@ class ArchiveListing:
         async with self._gate:
             async for info in self._archive.list_objects(prefix):
                 listed.note(parse_wal_object(info.name), info, self._size)
+        if self._memory is not None:
+            self._memory.note(prefix, full=listed.is_full(self._size))
         return listed

@@ -24,6 +24,7 @@ from walkeeper.errors import ObjectNotFound, TargetUnreachable
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore, ListedBackup
 from walkeeper.services.archive_listing import ArchiveListing, Survey
+from walkeeper.services.folder_memory import FolderMemory
 from walkeeper.services.tail_chain import find_tail_time
 from walkeeper.services.wal_listing import TimelineListing, WalListing
 
@@ -59,7 +60,8 @@ class ArchiveHealth:
     ``backups`` are in the order of their stop LSN; ``unusable`` are those whose own WAL is not all
     there; ``problems`` are sentences about timelines; ``histories_read`` is False where they exist
     and this host has no identity to read them. ``wal`` has the complete segments of each timeline,
-    24 bytes each, ``begun`` when the store took a timeline's history file.
+    24 bytes each, and nothing where not all of it was listed; ``begun`` when the store took a
+    timeline's history file.
     """
 
     size: SegmentSize
@@ -77,13 +79,16 @@ class ArchiveHealth:
 
 
 class Inspection:
-    """Looks at one archive."""
+    """Looks at one archive; with a ``memory``, only at what that does not know."""
 
-    def __init__(self, archive: Archive, backups: BackupStore) -> None:
+    def __init__(
+        self, archive: Archive, backups: BackupStore, memory: FolderMemory | None = None
+    ) -> None:
         self._archive = archive
+        self._memory = memory
         self._backups = backups
         scratch_dir = FilePath(tempfile.gettempdir())  # an unlinked file, for joining the tail
-        self._listing = ArchiveListing(archive, backups, backups.pool, scratch_dir)
+        self._listing = ArchiveListing(archive, backups, backups.pool, scratch_dir, memory)
 
     async def run(self) -> ArchiveHealth:
         """List and judge. Raises what storage raises, and WrongKey."""
@@ -109,7 +114,7 @@ class Inspection:
             histories_read=not unread,
             histories=survey.histories,
             begun=survey.begun,
-            wal=wal,
+            wal=wal if self._memory is None else {},
         )
 
     async def _windows(

@@ -102,12 +102,14 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     ``agent`` is null where none answered (``agent_problem`` says why, where one should), and
     ``repository_status`` where the repository could not be read (``repository_problem``).
     ``healthy`` is true when there is no finding; ``notices`` need nobody.
-    ``looked_at`` is when the repository was looked at, null before the first time.
+    ``looked_at`` is when the repository was looked at, null before the first time; folders of WAL
+    that were full when they were listed may not have been listed again since ``listed_at``.
     """
 
     version: str
     checked_at: datetime
     looked_at: datetime | None
+    listed_at: datetime | None
     repository: str
     folder: str | None
     healthy: bool
@@ -160,6 +162,7 @@ def make_report(
         version=__version__,
         checked_at=now,
         looked_at=look.at,
+        listed_at=look.listed_at,
         repository=subject.repository,
         folder=subject.folder,
         healthy=not findings,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from walkeeper.core.coverage import Path, WalHoldings
-from walkeeper.core.layout import CutOffSegment, StoredWal, wal_object
+from walkeeper.core.layout import CutOffSegment, StoredWal, first_of_folder, wal_object
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.segment_set import SegmentRange, SegmentSet
 from walkeeper.core.wal import SegmentSize, WalSegment
@@ -51,6 +51,18 @@ class TimelineListing:
         """What the segments from ``begin`` to just before ``end`` take in the repository."""
         first = bisect_left(self.numbers, begin)
         return sum(self.sizes[first : bisect_left(self.numbers, end)])
+
+    @classmethod
+    def full(cls, prefix: str, size: SegmentSize) -> TimelineListing:
+        """A folder with every segment that it can hold; sizes and times, unknown, are 0."""
+        first = first_of_folder(prefix).number(size)
+        count = size.segments_per_log
+        numbers = array("Q", range(first, first + count))
+        return cls(numbers, array("Q", [0]) * count, array("d", [0.0]) * count)
+
+    def is_full(self, size: SegmentSize) -> bool:
+        """Whether nothing can be added to a folder of which this was listed."""
+        return len(self.numbers) == size.segments_per_log and not self.cut_off
 
     def add(self, other: TimelineListing) -> None:
         """Take what was listed behind it."""

@@ -56,10 +56,18 @@ class FolderReader:
         return [Entry(name) for name in sorted(names, reverse=True)]
 
     def holds_object(self, folder: str) -> bool:
-        """Whether there is an object anywhere below ``folder``."""
-        return any(
-            not entry.is_folder or self.holds_object(entry.name) for entry in self.entries(folder)
-        )
+        """Whether there is an object anywhere below ``folder``; stops at the first that it sees."""
+        below = []
+        path = self._root / folder
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        with os_errors("list", path), missing, os.scandir(path) as found:
+            for item in found:
+                name = self._name(folder, item)
+                if name.endswith("/"):
+                    below.append(name)
+                elif name:
+                    return True
+        return any(self.holds_object(name) for name in below)
 
     def _name(self, folder: str, item: os.DirEntry[str]) -> str:
         """The name, when it can be or lead to one that is asked for; else empty."""

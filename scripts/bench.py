@@ -1,74 +1,47 @@
-"""walkeeper beside pgBackRest: the same WAL, the same database, the same compression, this machine.
+"""walkeeper beside its peers: the same WAL, the same clusters, the same compression, this machine.
 
-Each run works on its own copy of one cluster: pgbench's data, and WAL segments of pgbench that
-wait to be archived. Measured are the time until PostgreSQL's archiver has emptied that queue,
-a full base backup, and its restore; the restored cluster is then started and compared.
+Every program works in turn on the same data sets, each time from an empty store. What is measured:
+push (WAL that waits until it is archived), hook (one call for a segment that is stored), backup,
+restore, replay (a recovery from a far store), memory (of the agent), growth (with ever more
+segments in the archive). BENCHMARKS.md says how to read it. `bench --rpo` measures disasters.
 """
 
 import argparse
-import json
-import os
-import platform
+import dataclasses
 import signal
-import statistics
 import sys
-import time
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
-from contenders import PROCESSES, ZSTD_LEVEL, Contender, PgBackRest, Walkeeper
-from gauge import Gauge, Usage
-from rgw import start_rgw
+import datasets
+from contender import CannotCompareError
+from contenders import CONTENDERS, WHERE, find_programs
+from datasets import Dataset
+from figures import US
+from report import (
+    Report,
+    describe_machine,
+    draw,
+    read_report,
+    show_report,
+    write_markdown,
+    write_report,
+)
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from scratch import ScriptError, Workplace, find_postgres, find_version, open_workplace
+from scratch import ScriptError, open_workplace
+from settings import TASKS, Bench
+from stores import STORES
+from task_archive import run_session
+from task_growth import run_growth
+from task_memory import run_memory
+from task_replay import run_replay
 
-PHASES = ("archive", "backup", "restore")
-CONTENDERS: dict[str, type[PgBackRest] | type[Walkeeper]] = {
-    "pgbackrest": PgBackRest,
-    "walkeeper": Walkeeper,
-}
-SETTINGS = """
-listen_addresses = ''
-unix_socket_directories = '{root}'
-shared_buffers = '256MB'
-max_wal_size = '4GB'
-archive_command = ''
-"""
-DRAIN_DEADLINE_S = 1800.0
-FINGERPRINT = "SELECT count(*), sum(aid::bigint * (abalance + 1)) FROM pgbench_accounts"
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A stopped cluster that every run begins with."""
-
-    data_dir: Path
-    segments: int
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What --json writes."""
-
-    machine: dict[str, object]
-    postgresql: int
-    settings: dict[str, object]
-    medians: dict[str, dict[str, Usage]]
-    runs: dict[str, dict[str, list[Usage]]]
-
-    def ratios(self, phase: str) -> tuple[float, float, float]:
-        """walkeeper's wall time, CPU time and memory, each divided by pgBackRest's."""
-        ours, theirs = (self.medians[name][phase] for name in ("walkeeper", "pgbackrest"))
-        return (
-            ours.wall_s / theirs.wall_s,
-            ours.cpu_s / theirs.cpu_s,
-            ours.peak_rss_bytes / theirs.peak_rss_bytes,
-        )
+COPIED_IN = ("file", "rgw-tls")  # where backup and restore are measured
+FULL = {"sizes": "1,10", "relations": 100_000, "growth": "1000,100000,1000000", "repeat": 5}
+REPLAY_GIB = 0.3
 
 
 def main() -> int:
@@ -76,200 +49,165 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
     try:
-        with ExitStack() as stack:
-            shelf = stack.enter_context(open_place(arguments))
-            with console.status("making the cluster that every run begins with"):
-                template = make_template(shelf, arguments.scale, arguments.segments)
-            usages = measure_all(arguments, template, console)
+        report = read_report(arguments.read) if arguments.read else measure(arguments, console)
     except ScriptError as error:
         console.print(f"[bold red]{escape(str(error))}[/]", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130
-    report = make_report(arguments, template, usages)
     show_report(report, console)
     if arguments.json:
-        arguments.json.write_text(json.dumps(asdict(report), indent=2) + "\n")
+        write_report(arguments.json, report)
+    if arguments.markdown:
+        write_markdown(arguments.markdown, report)
+    if arguments.plot:
+        console.print(draw(arguments.plot, report))
     return 0
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--segments", type=int, default=100, help="WAL segments to archive (100)")
-    parser.add_argument("--scale", type=int, default=50, help="pgbench's scale (50 is 750 MB)")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each; medians count (3)")
-    parser.add_argument("--only", choices=CONTENDERS, help="measure one of them")
-    parser.add_argument("--rgw", action="store_true", help="store in Ceph's RGW over TLS")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
-    parser.add_argument("--work-dir", type=Path, default=Path("/var/tmp"), help="needs 10 GB")
-    parser.add_argument("--run-user", default="", help=argparse.SUPPRESS)  # scripts/bench knows
-    return parser.parse_args()
-
-
-def make_template(place: Workplace, scale: int, segments: int) -> Template:
-    """pgbench's database and, in pg_wal, the segments that its transactions wrote."""
-    data_dir = place.root / "data"
-    options = "-U postgres -A trust -k -E UTF8 --locale=C"
-    place.run(["pg_ctl", "-s", "initdb", "-D", data_dir, "-o", options])
-    with (data_dir / "postgresql.conf").open("a") as conf:
-        conf.write(SETTINGS.format(root=place.root))
-    start_server(place, data_dir, "-c fsync=off")
-    place.run(["pgbench", "-iq", "-s", str(scale)])
-    stop_server(place, data_dir)
-    start_server(place, data_dir, "-c fsync=off -c archive_mode=on -c synchronous_commit=off")
-    while count_ready(data_dir) < segments:
-        place.run(["pgbench", "-n", "-c", "8", "-j", "2", "-T", "1"])
-    fingerprint = ask(place, FINGERPRINT)
-    stop_server(place, data_dir)
-    with (data_dir / "postgresql.conf").open("a") as conf:
-        conf.write("archive_mode = on\n")
-    return Template(data_dir, count_ready(data_dir), fingerprint)
-
-
-def open_place(arguments: argparse.Namespace) -> AbstractContextManager[Workplace]:
-    return open_workplace("walkeeper-bench-", arguments.run_user, arguments.work_dir)
-
-
-def measure_all(
-    arguments: argparse.Namespace, template: Template, console: Console
-) -> dict[str, dict[str, list[Usage]]]:
-    """Every contender in turn, ``repeat`` times, so that a disturbance does not hit one alone."""
-    names = [arguments.only] if arguments.only else list(CONTENDERS)
-    usages: dict[str, dict[str, list[Usage]]] = {
-        name: {phase: [] for phase in PHASES} for name in names
-    }
-    for turn in range(arguments.repeat):
-        for name in names:
-            with ExitStack() as stack:
-                stack.enter_context(console.status(f"{name}, run {turn + 1} of {arguments.repeat}"))
-                place = stack.enter_context(open_place(arguments))
-                bucket = None
-                if arguments.rgw:  # a new one each time: nobody works beside another's garbage
-                    bucket = start_rgw(stack.enter_context(open_place(arguments)), "bench")
-                run = measure(place, CONTENDERS[name](place, bucket), template)
-            for phase, usage in run.items():
-                usages[name][phase].append(usage)
-                console.print(f"{name} {phase}: {usage.wall_s:.2f} s, CPU {usage.cpu_s:.2f} s")
-    return usages
-
-
-def measure(place: Workplace, contender: Contender, template: Template) -> dict[str, Usage]:
-    """One contender on one copy of the cluster."""
-    data_dir, target = place.root / "data", place.root / "restored"
-    place.run(["cp", "-a", "--reflink=auto", template.data_dir, data_dir])
-    with (data_dir / "postgresql.conf").open("a") as conf:
-        conf.write(f"unix_socket_directories = '{place.root}'\n")
-    start_server(place, data_dir)
-    command = contender.prepare()
-    os.sync()
-    archive = measure_archiving(place, contender, command)
-    with Gauge(contender.belongs, data_dir) as backup:
-        contender.backup()
-    contender.stop()
-    stop_server(place, data_dir)
-    os.sync()
-    place.directory(target.name)
-    with Gauge(contender.belongs, data_dir) as restore:
-        contender.restore(target)
-    check_restored(place, target, template)
-    return {"archive": archive.usage, "backup": backup.usage, "restore": restore.usage}
-
-
-def measure_archiving(place: Workplace, contender: Contender, command: str) -> Gauge:
-    """From the moment when the server learns its archive_command until nothing waits any more."""
-    data_dir = place.root / "data"
-    quoted = command.replace("'", "''")
-    place.run(["psql", "-Xqc", f"ALTER SYSTEM SET archive_command = '{quoted}'"])
-    with Gauge(contender.belongs, data_dir) as gauge:
-        postmaster = int((data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
-        os.kill(postmaster, signal.SIGHUP)
-        deadline = time.monotonic() + DRAIN_DEADLINE_S
-        while count_ready(data_dir):
-            if time.monotonic() > deadline:
-                raise ScriptError(f"{contender.name} did not archive in {DRAIN_DEADLINE_S:.0f} s")
-            time.sleep(0.02)
-        gauge.stop_clock()
-        time.sleep(1)  # an asynchronous process notices that its queue is empty
-    return gauge
-
-
-def check_restored(place: Workplace, target: Path, template: Template) -> None:
-    """A fast restore of something else would not count."""
-    start_server(place, target, "-c archive_mode=off")
-    found = ask(place, FINGERPRINT)
-    stop_server(place, target)
-    if found != template.fingerprint:
-        raise ScriptError(f"restored {found}, not {template.fingerprint}")
-
-
-def start_server(place: Workplace, data_dir: Path, options: str = "") -> None:
-    log = place.root / f"{data_dir.name}.log"
-    place.run(["pg_ctl", "-s", "-D", data_dir, "-l", log, "-o", options, "-t", "600", "start"])
-
-
-def stop_server(place: Workplace, data_dir: Path) -> None:
-    place.run(["pg_ctl", "-s", "-D", data_dir, "-m", "fast", "-t", "600", "stop"])
-
-
-def ask(place: Workplace, query: str) -> str:
-    return place.run(["psql", "-XAtc", query]).strip()
-
-
-def count_ready(data_dir: Path) -> int:
-    """How many WAL files wait to be archived."""
-    return len(list((data_dir / "pg_wal/archive_status").glob("*.ready")))
-
-
-def make_report(
-    arguments: argparse.Namespace, template: Template, usages: dict[str, dict[str, list[Usage]]]
-) -> Report:
-    """All runs and their medians, with what is needed to judge them."""
-    return Report(
-        machine={"processor": platform.machine(), "cpus": os.cpu_count()},
-        postgresql=find_version(find_postgres()),
-        settings={
-            "segments": template.segments,
-            "scale": arguments.scale,
-            "repeat": arguments.repeat,
-            "store": "rgw" if arguments.rgw else "filesystem",
-            "zstd_level": ZSTD_LEVEL,
-            "processes": PROCESSES,
-        },
-        medians={
-            name: {phase: find_median(runs) for phase, runs in phases.items()}
-            for name, phases in usages.items()
-        },
-        runs=usages,
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add = parser.add_argument
+    add("--tasks", default=",".join(TASKS), help="what to measure (all)")
+    add("--stores", default="file,rgw-tls,rgw-20ms", help=f"of {', '.join(STORES)} (%(default)s)")
+    add("--programs", default="", help=f"of {', '.join(CONTENDERS)} (all that are installed)")
+    add("--wal", default="pgbench,incompressible", help="WAL to push (%(default)s)")
+    add("--segments", type=int, default=200, help="segments of WAL to push (200)")
+    add("--sizes", default="1", metavar="GIB,...", help="clusters to back up; as 1,10,50 (1)")
+    add("--relations", type=int, default=0, help="and one with so many small relations (0)")
+    add("--growth", default="1000,100000", metavar="N,...", help="segments held (%(default)s)")
+    add("--replay-segments", type=int, default=64, help="segments to recover (64)")
+    add("--repeat", type=int, default=1, help="runs of each; medians count (1)")
+    add("--seed", type=int, default=1, help="of the data (1)")
+    add("--give-up", type=float, default=60, metavar="S", help="on a push, after S seconds (60)")
+    add("--full", action="store_true", help="10 GiB, 100k relations, 1M segments, 5 runs")
+    add("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    add("--read", type=Path, metavar="FILE", help="measure nothing: show what --json wrote")
+    add("--markdown", type=Path, metavar="FILE", help="put the tables between FILE's marks")
+    add("--plot", type=Path, metavar="FILE", help="draw the ratios (needs matplotlib)")
+    add("--work-dir", type=Path, default=Path("/var/tmp"), help="needs 20 GB (%(default)s)")
+    add("--run-user", default="", help=argparse.SUPPRESS)  # scripts/bench knows
+    arguments = parser.parse_args()
+    if arguments.full:
+        for name, value in FULL.items():
+            if getattr(arguments, name) == parser.get_default(name):
+                setattr(arguments, name, value)
+    known = {"tasks": TASKS, "stores": STORES, "wal": ("pgbench", "incompressible")}
+    for name, values in (known | {"programs": CONTENDERS}).items():
+        chosen = tuple(filter(None, getattr(arguments, name).split(",")))
+        if strange := set(chosen) - set(values):
+            parser.error(f"--{name}: {', '.join(sorted(strange))} is none of {', '.join(values)}")
+        setattr(arguments, name, chosen)
+    try:
+        arguments.sizes = tuple(map(float, filter(None, arguments.sizes.split(","))))
+        arguments.growth = tuple(sorted(map(int, filter(None, arguments.growth.split(",")))))
+    except ValueError as error:
+        parser.error(f"--sizes and --growth are lists of numbers: {error}")
+    return arguments
 
 
-def find_median(runs: list[Usage]) -> Usage:
-    """The median of each figure by itself."""
-    return Usage(
-        statistics.median(run.wall_s for run in runs),
-        statistics.median(run.cpu_s for run in runs),
-        int(statistics.median(run.peak_rss_bytes for run in runs)),
-    )
+def measure(arguments: argparse.Namespace, console: Console) -> Report:
+    """Everything that was asked for."""
+    installed = find_programs()
+    asked = arguments.programs or tuple(CONTENDERS)
+    programs = tuple(name for name in CONTENDERS if name in installed and name in asked)
+    if not programs:
+        raise ScriptError("none of these programs is installed")
+    names = {one.name for one in dataclasses.fields(Bench)}
+    chosen = {name: value for name, value in vars(arguments).items() if name in names}
+    chosen |= {"programs": programs, "tasks": frozenset(arguments.tasks)}
+    bench = Bench(**chosen, give_up_s=arguments.give_up, console=console)
+    for name in CONTENDERS:
+        if name not in installed:
+            bench.results.leave_out(name, WHERE.get(name, "it is not installed"))
+    measure_archives(bench)
+    measure_replay(bench)
+    if "growth" in bench.tasks and US in programs:
+        attempt(bench, "growth", partial(run_growth, bench))
+    return Report(describe_machine(installed), describe_settings(bench), bench.results)
 
 
-def show_report(report: Report, console: Console) -> None:
-    """Both programs and, where both ran, walkeeper's figure divided by pgBackRest's."""
-    settings = report.settings
-    table = Table(
-        title=f"{settings['segments']} segments, scale {settings['scale']}, {settings['store']},"
-        f" PostgreSQL {report.postgresql}, medians of {settings['repeat']}"
-    )
-    for column in ("phase", "program", "wall s", "CPU s", "peak MiB"):
-        table.add_column(column, justify="left" if column in {"phase", "program"} else "right")
-    for phase in PHASES:
-        for name, medians in report.medians.items():
-            usage = medians[phase]
-            memory = f"{usage.peak_rss_bytes / MIB:.0f}"
-            table.add_row(phase, name, f"{usage.wall_s:.2f}", f"{usage.cpu_s:.2f}", memory)
-        if len(report.medians) == len(CONTENDERS):
-            table.add_row(phase, "[bold]ratio[/]", *map("{:.2f}".format, report.ratios(phase)))
-        table.add_section()
-    console.print(table)
+def measure_archives(bench: Bench) -> None:
+    """Push, hook, backup, restore and memory, one data set after the other."""
+    for at, gib in enumerate(bench.sizes):
+        first = at == 0 and "pgbench" in bench.wal
+        wanted = bench.tasks if first else bench.tasks - {"push", "memory"}
+        if wanted & {"push", "hook", "backup", "restore", "memory"}:
+            number = bench.segments if wanted & {"push", "memory"} else 1
+            with made(bench, partial(datasets.make_pgbench, gib=gib, segments=number)) as dataset:
+                use(bench, dataset, wanted)
+    if "incompressible" in bench.wal and "push" in bench.tasks:
+        number = max(1, bench.segments // 4)
+        with made(bench, partial(datasets.make_incompressible, segments=number)) as dataset:
+            use(bench, dataset, frozenset({"push"}))
+    if bench.relations and bench.tasks & {"backup", "restore"}:
+        with made(bench, partial(datasets.make_relations, count=bench.relations)) as dataset:
+            use(bench, dataset, bench.tasks & {"backup", "restore"})
+
+
+@contextmanager
+def made(bench: Bench, make: Callable[..., Dataset]) -> Iterator[Dataset]:
+    """A data set, for as long as it is used."""
+    with ExitStack() as stack:
+        place = stack.enter_context(
+            open_workplace("walkeeper-data-", bench.run_user, bench.work_dir)
+        )
+        with bench.console.status("making a data set"):
+            dataset = make(place, seed=bench.seed)
+        yield dataset
+
+
+def use(bench: Bench, dataset: Dataset, tasks: frozenset[str]) -> None:
+    """Every program in turn, so that a disturbance does not hit one alone."""
+    for _ in range(bench.repeat):
+        for store in bench.stores:
+            wanted = tasks & {"push"}
+            if store in COPIED_IN or len(bench.stores) == 1:
+                wanted |= tasks & {"backup", "restore"}
+            if store == bench.stores[0]:
+                wanted |= tasks & {"hook"}
+            if "restore" in wanted:
+                wanted |= {"backup"}
+            for program in bench.programs if wanted else ():
+                what = f"{program}, {dataset.files}, {store}"
+                attempt(bench, what, partial(run_session, bench, dataset, store, program, wanted))
+    if "memory" in tasks and US in bench.programs:
+        store = bench.stores[-1]
+        attempt(bench, "memory", partial(run_memory, bench, dataset, store))
+
+
+def measure_replay(bench: Bench) -> None:
+    if "replay" not in bench.tasks:
+        return
+    far = "rgw-20ms" if "rgw-20ms" in bench.stores else bench.stores[-1]
+    make = partial(datasets.make_pgbench, gib=REPLAY_GIB, segments=0)
+    with made(bench, make) as base:
+        for _ in range(bench.repeat):
+            for program in bench.programs:
+                what = f"{program}, replay, {far}"
+                attempt(bench, what, partial(run_replay, bench, base, far, program))
+
+
+def attempt(bench: Bench, what: str, work: Callable[[], None]) -> None:
+    """Do it; where it cannot be done, or fails, say so and go on with the next."""
+    try:
+        with bench.console.status(escape(what)):
+            work()
+    except CannotCompareError as error:
+        bench.results.leave_out(what, str(error))
+    except ScriptError as error:
+        bench.console.print(f"[red]{escape(what)}: {escape(str(error))}[/]", soft_wrap=True)
+        bench.results.leave_out(what, f"it failed: {str(error).strip().splitlines()[-1]}")
+
+
+def describe_settings(bench: Bench) -> dict[str, object]:
+    """What decides about the figures."""
+    left_out = {"results", "console", "work_dir", "run_user"}
+    found = {one.name: getattr(bench, one.name) for one in dataclasses.fields(bench)}
+    found["tasks"] = sorted(bench.tasks)
+    return {name: value for name, value in found.items() if name not in left_out}
 
 
 if __name__ == "__main__":

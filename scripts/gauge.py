@@ -43,7 +43,7 @@ class Gauge:
     def __init__(self, belongs: Belongs, data_dir: Path) -> None:
         self.usage = Usage(0.0, 0.0, 0)
         self._belongs = belongs
-        self._archiver = find_archiver(data_dir)
+        self._archiver = find_child(data_dir, "archiver")
         self._peak_pages = 0
         self._over = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
@@ -136,8 +136,8 @@ def reap_orphans() -> None:
             os.waitpid(pid, os.WNOHANG)
 
 
-def find_archiver(data_dir: Path) -> int | None:
-    """The process that runs archive_command for this cluster; None while there is no server."""
+def find_child(data_dir: Path, kind: str) -> int | None:
+    """The process of this cluster's server that does one thing; None while there is no server."""
     try:
         postmaster = (data_dir / "postmaster.pid").read_text().split("\n", 1)[0]
     except FileNotFoundError:
@@ -145,6 +145,16 @@ def find_archiver(data_dir: Path) -> int | None:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = (entry / "stat").read_text().rpartition(") ")[2].split()[1]
-            if parent == postmaster and b"archiver" in (entry / "cmdline").read_bytes():
+            if parent == postmaster and kind.encode() in (entry / "cmdline").read_bytes():
                 return int(entry.name)
     return None
+
+
+def read_memory(pid: int) -> tuple[int, int]:
+    """Bytes of a process that are resident now, and that were at most (VmRSS, VmHWM)."""
+    found = {}
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key in {"VmRSS", "VmHWM"}:
+            found[key] = int(value.split()[0]) * 1024
+    return found["VmRSS"], found["VmHWM"]

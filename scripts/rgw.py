@@ -1,19 +1,24 @@
-"""Ceph's RGW with TLS on loopback: one monitor, one OSD, one gateway, one empty bucket."""
+"""Ceph's RGW on loopback with an empty bucket: one monitor, one OSD, one gateway."""
 
+import re
 import secrets
 import socket
 import time
 import uuid
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Final
 
 import botocore.exceptions
 import botocore.session
-from contenders import Bucket
+from contender import Bucket
 from scratch import ScriptError, Workplace
 
 READY_S = 60.0
 OSD_PORTS = 40
+# The gateway's log has a line like nginx's for each request; the HTTP method and the path count.
+REQUEST: Final = re.compile(r' beast: .* "(?P<method>[A-Z]+) (?P<path>/\S*) HTTP/')
 # cephx, since without authentication radosgw hangs; tcp_nodelay, since small answers wait 44 ms
 # without it; the paxos settings make the start quick.
 CONFIG = """\
@@ -57,9 +62,10 @@ bluestore_block_wal_create = false
 bluestore_cache_autotune = false
 bluestore_cache_size = 67108864
 osd_memory_target = 939524096
-rgw_frontends = beast tcp_nodelay=1 ssl_endpoint=127.0.0.1:{tls_port} \
-ssl_certificate={root}/cert.pem ssl_private_key={root}/key.pem
+rgw_frontends = beast tcp_nodelay=1 endpoint=127.0.0.1:{plain_port} \
+ssl_endpoint=127.0.0.1:{tls_port} ssl_certificate={root}/cert.pem ssl_private_key={root}/key.pem
 rgw_enable_usage_log = false
+debug_rgw = 1/1
 """
 IDENTITIES = {
     "mon.": {"mon": "allow *"},
@@ -69,15 +75,16 @@ IDENTITIES = {
 }
 
 
-def start_rgw(place: Workplace, bucket: str) -> Bucket:
+def start_rgw(place: Workplace, bucket: str, *, tls: bool = True) -> Bucket:
     """Start it in a workplace, whose end stops it; raises ScriptError when it does not come up."""
     for name in ("mon", "osd", "rgw"):
         place.directory(name)
-    mon_port, osd_port, tls_port = find_ports()
+    mon_port, osd_port, tls_port, plain_port = find_ports()
     fsid = str(uuid.uuid4())
-    facts = {"root": place.root, "fsid": fsid, "mon_port": mon_port, "tls_port": tls_port}
-    ports = {"osd_port": osd_port, "osd_port_end": osd_port + OSD_PORTS}
-    place.environment["CEPH_CONF"] = str(place.write("ceph.conf", CONFIG.format_map(facts | ports)))
+    facts: dict[str, object] = {"root": place.root, "fsid": fsid, "mon_port": mon_port}
+    facts |= {"tls_port": tls_port, "plain_port": plain_port}
+    facts |= {"osd_port": osd_port, "osd_port_end": osd_port + OSD_PORTS}
+    place.environment["CEPH_CONF"] = str(place.write("ceph.conf", CONFIG.format_map(facts)))
     make_certificate(place)
     for name, capabilities in IDENTITIES.items():
         argv = ["ceph-authtool", "keyring", "--gen-key", "-n", name]
@@ -85,21 +92,40 @@ def start_rgw(place: Workplace, bucket: str) -> Bucket:
         place.run(argv if (place.root / "keyring").exists() else [*argv, "--create-keyring"])
     start_cluster(place, fsid, mon_port)
     place.run(["radosgw", "-n", "client.rgw.a"])
-    found = Bucket(tls_port, bucket, "benchkey", secrets.token_urlsafe(24), place.root / "cert.pem")
+    secret = secrets.token_urlsafe(24)
+    port = tls_port if tls else plain_port
+    found = Bucket(port, bucket, "benchkey", secret, place.root / "cert.pem", tls=tls)
     keys = [f"--access-key={found.access_key}", f"--secret-key={found.secret_key}"]
     place.run(["radosgw-admin", "user", "create", "--uid=bench", "--display-name=bench", *keys])
     make_bucket(found)
     return found
 
 
-def find_ports() -> tuple[int, int, int]:
-    """Three ports that were free a moment ago."""
+def count_requests(place: Workplace, bucket: str) -> "Counter[str]":
+    """The requests to a bucket so far, by HTTP method, from the gateway's log."""
+    log = place.root / "client.rgw.a.log"
+    with log.open(errors="replace") as lines:
+        return count_lines(lines, bucket)
+
+
+def count_lines(lines: Iterable[str], bucket: str) -> "Counter[str]":
+    """Those lines of the log that are requests to the bucket."""
+    found: Counter[str] = Counter()
+    for line in lines:
+        match = REQUEST.search(line)
+        if match and re.match(rf"/{re.escape(bucket)}(?:[/?]|$)", match["path"]):
+            found[match["method"]] += 1
+    return found
+
+
+def find_ports() -> tuple[int, int, int, int]:
+    """Four ports that were free a moment ago."""
     with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(3)]
+        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
-        mon, osd, tls = (int(probe.getsockname()[1]) for probe in probes)
-        return mon, min(osd, 65535 - OSD_PORTS), tls
+        mon, osd, tls, plain = (int(probe.getsockname()[1]) for probe in probes)
+        return mon, min(osd, 65535 - OSD_PORTS), tls, plain
 
 
 def make_certificate(place: Workplace) -> None:
@@ -128,7 +154,7 @@ def make_bucket(bucket: Bucket) -> None:
     client: Any = botocore.session.get_session().create_client(
         "s3",
         region_name="us-east-1",
-        endpoint_url=f"https://localhost:{bucket.port}",
+        endpoint_url=bucket.endpoint,
         aws_access_key_id=bucket.access_key,
         aws_secret_access_key=bucket.secret_key,
         verify=str(bucket.ca_file),

@@ -7,35 +7,33 @@ Lost are the rows that the client was told are committed. Last comes what the ta
 """
 
 import argparse
-import asyncio
 import contextlib
 import dataclasses
 import json
 import math
 import os
 import random
-import re
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import asyncpg
-from bench import ask, start_server
-from contenders import Bucket, Walkeeper
+from contender import Bucket, Site
+from contender_walkeeper import Walkeeper
 from delay import delayed
 from gauge import reap_orphans
 from rgw import start_rgw
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rpo_cost import CALM_DEADLINE_S, Cost, measure_costs, show_costs
+from rpo_load import Client, committing, full_speed
 from scratch import ScriptError, Workplace, open_workplace
+from server import ask, start_server
 
 SETTINGS = """
 listen_addresses = ''
@@ -45,19 +43,8 @@ max_wal_size = '4GB'
 archive_mode = on
 autovacuum = off
 """
-SERVER_GONE = (
-    asyncio.CancelledError,
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
 EARLIEST_S = 3.0
 SCALE = 5
-CALM_S, CALM_DEADLINE_S = 25.0, 120.0
-HOURS_A_MONTH = 730
-# S3 Standard, list prices of us-east-1: for 1000 requests of each kind, and for a GB and a month.
-PRICE_PUT, PRICE_GET, PRICE_GB = 0.005, 0.0004, 0.023
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,61 +56,6 @@ class Loss:
     lost_rows: int
     lost_s: float
     restore_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the tail has asked of the store under one load, for an hour."""
-
-    load: str
-    requests: float
-    stored_bytes: float
-
-    @property
-    def dollars_a_month(self) -> float:
-        """All requests as PUT; stored for an hour, though a tail goes with its segment."""
-        puts = self.requests * HOURS_A_MONTH * PRICE_PUT / 1000
-        return puts + self.stored_bytes / 1e9 * PRICE_GB
-
-
-@dataclass
-class Client:
-    """Commits rows 1, 2, 3 ... and remembers when it was told so; runs in a thread."""
-
-    socket_dir: Path
-    pause_s: float = 0.0
-    acknowledged: list[float] = field(default_factory=list)
-
-    async def commit(self) -> None:
-        connection = await asyncpg.connect(host=str(self.socket_dir), user="postgres")
-        try:
-            while True:
-                number = len(self.acknowledged) + 1
-                await connection.execute("INSERT INTO committed VALUES ($1)", number)
-                self.acknowledged.append(time.monotonic())
-                await asyncio.sleep(self.pause_s)
-        finally:
-            connection.terminate()
-
-
-@contextlib.contextmanager
-def committing(client: Client) -> Iterator[None]:
-    """The client at work, until the block ends or the server does."""
-    loop = asyncio.new_event_loop()
-    working = loop.create_task(client.commit())
-
-    def run() -> None:
-        with contextlib.closing(loop), contextlib.suppress(*SERVER_GONE):
-            loop.run_until_complete(working)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(RuntimeError):  # it has ended with the server
-            loop.call_soon_threadsafe(working.cancel)
-        thread.join()
 
 
 def main() -> int:
@@ -197,7 +129,8 @@ def prepare(place: Workplace, bucket: Bucket | None, interval: str) -> Walkeeper
     start_server(place, data_dir)
     place.run(["pgbench", "-iq", "-s", str(SCALE)])
     ask(place, "CREATE TABLE committed (n bigint PRIMARY KEY)")
-    walkeeper = Walkeeper(place, bucket, more=f'[tail]\ninterval = "{interval}"\n')
+    site = Site(place, data_dir, bucket, more=f'[tail]\ninterval = "{interval}"\n')
+    walkeeper = Walkeeper(site)
     command = walkeeper.prepare().replace("'", "''")
     ask(place, f"ALTER SYSTEM SET archive_command = '{command}'")
     ask(place, "SELECT pg_reload_conf()")
@@ -235,17 +168,6 @@ def lose(place: Workplace, walkeeper: Walkeeper, latest_s: float) -> Loss:
     return Loss(after_s, len(client.acknowledged), len(lost), lost_s, restore_s)
 
 
-@contextlib.contextmanager
-def full_speed(place: Workplace) -> Iterator[None]:
-    argv = ["pgbench", "-n", "-c", "4", "-j", "2", "-T", "100000"]
-    process = place.spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
 def kill_all(data_dir: Path) -> None:
     """SIGKILL for the postmaster and everything below it, at one moment."""
     postmaster = int((data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
@@ -263,51 +185,6 @@ def find_children_of(parent: int) -> list[int]:
             if int(fields[1]) == parent:
                 found.append(int(entry.name))
     return found
-
-
-def measure_costs(place: Workplace, seconds: float, console: Console) -> list[Cost]:
-    """The tail's requests and bytes under three loads."""
-
-    @contextlib.contextmanager
-    def idle() -> Iterator[None]:
-        yield
-
-    loads: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
-        "idle": idle,
-        "1 commit a second": lambda: committing(Client(place.root, pause_s=1.0)),
-        "full speed": lambda: full_speed(place),
-    }
-    found = []
-    for name, load in loads.items():
-        ask(place, "TRUNCATE committed")
-        wait_calm(place)
-        with console.status(f"what the tail costs: {name}"), load():
-            before, began = ask_tail(place), time.monotonic()
-            time.sleep(seconds)
-            after, hours = ask_tail(place), (time.monotonic() - began) / 3600
-        requests, size = (later - earlier for earlier, later in zip(before, after, strict=True))
-        found.append(Cost(name, requests / hours, size / hours))
-    return found
-
-
-def wait_calm(place: Workplace) -> None:
-    """Until the server writes nothing of its own any more: it tidies up behind a load."""
-    ask(place, "CHECKPOINT")
-    ask(place, "SELECT pg_switch_wal()")
-    deadline = time.monotonic() + CALM_DEADLINE_S
-    end, since = "", time.monotonic()
-    while time.monotonic() - since < CALM_S and time.monotonic() < deadline:
-        now = ask(place, "SELECT pg_current_wal_flush_lsn()")
-        if now != end:
-            end, since = now, time.monotonic()
-        time.sleep(1)
-
-
-def ask_tail(place: Workplace) -> tuple[int, int]:
-    """Requests and stored bytes of the agent's tail so far."""
-    said = place.run(["sh", "-c", "walkeeper status --json 2>/dev/null || [ $? = 3 ]"])
-    tail = json.loads(re.sub(r"^[^{]*", "", said))["agent"]["tail"]
-    return int(tail["requests"]), int(tail["stored_bytes"])
 
 
 def describe(loss: Loss) -> str:
@@ -339,24 +216,6 @@ def show_losses(losses: list[Loss], arguments: argparse.Namespace, console: Cons
         shown = [quantile(values, part) for part in (0.5, 0.99, 1.0)]
         table.add_row(name, *(f"{value:.{digits}f}" for value in shown))
     console.print(table)
-
-
-def show_costs(costs: list[Cost], arguments: argparse.Namespace, console: Console) -> None:
-    if not costs:
-        return
-    table = Table(title=f"What the tail costs, every {arguments.interval}")
-    for column in ("load", "requests an hour", "MB an hour", "$ a month"):
-        table.add_column(column, justify="left" if column == "load" else "right")
-    for cost in costs:
-        figures = f"{cost.requests:.0f}", f"{cost.stored_bytes / 1e6:.1f}"
-        table.add_row(cost.load, *figures, f"{cost.dollars_a_month:.2f}")
-    console.print(table)
-    console.print(
-        f"At ${PRICE_PUT} per 1000 PUT or LIST, ${PRICE_GET} per 1000 GET and ${PRICE_GB} per GB "
-        "and month (S3 Standard); DELETE and what goes in are free. Every other counts as a PUT, "
-        "and what is stored in an hour as held for good, though a tail goes with its segment.",
-        soft_wrap=True,
-    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What demo and bench share: PostgreSQL found, programs run as the right user, no trace left."""
 
+import compileall
 import contextlib
 import ctypes
 import importlib.util
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -48,6 +50,29 @@ def find_version(bin_dir: Path) -> int:
     words = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
     digits = words[2].partition(".")[0]
     return int("".join(letter for letter in digits if letter.isdigit()))
+
+
+def copy_package(place: "Workplace") -> None:
+    """Put walkeeper on the PATH as users install it, where ours is the checkout itself.
+
+    The hooks leave Python's site module out where they find the package in site-packages.
+    """
+    spec = importlib.util.find_spec("walkeeper")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).parent
+    if source.is_relative_to(sys.prefix):
+        return
+    home = place.root / "installed"
+    place.run([sys.executable, "-m", "venv", "--without-pip", home])
+    site = next(home.glob("lib/python3*/site-packages"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source, site / "walkeeper", ignore=ignored)
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    compileall.compile_dir(site / "walkeeper", quiet=1)
+    shutil.copy2(source / "hooks/walkeeper.sh", home / "bin/walkeeper")
+    (home / "bin/walkeeper").chmod(0o755)
+    place.environment["PATH"] = f"{home / 'bin'}:{place.environment['PATH']}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ DO $$ BEGIN FOR i IN {begin}..{end} LOOP
 END LOOP; END $$
 """
 SMALL_BATCH = 1000
+NAME_LENGTH = 24  # of a segment, not of a backup or timeline history file
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def make_pgbench(place: Workplace, gib: float, segments: int, seed: int) -> Data
     while count_ready(data_dir) < segments:
         turn += 1
         work(place, seed + turn)
-    return finish(place, data_dir, "pgbench", f"{gib:g} GiB", ACCOUNTS)
+    return finish(place, data_dir, f"{gib:g} GiB", ("pgbench", segments), ACCOUNTS)
 
 
 def work(place: Workplace, seed: int) -> None:
@@ -100,7 +101,7 @@ def make_incompressible(place: Workplace, segments: int, seed: int) -> Dataset:
     while count_ready(data_dir) < segments:
         turn += 1
         ask(place, NOISE.format(seed=seed, turn=turn))
-    return finish(place, data_dir, "incompressible", "noise", ACCOUNTS)
+    return finish(place, data_dir, "noise", ("incompressible", segments), ACCOUNTS)
 
 
 def make_relations(place: Workplace, count: int, seed: int) -> Dataset:
@@ -111,7 +112,7 @@ def make_relations(place: Workplace, count: int, seed: int) -> Dataset:
         ask(place, SMALL.format(begin=first, end=last, seed=seed))
     ask(place, "CHECKPOINT")
     restart_archiving(place, data_dir)
-    return finish(place, data_dir, "", f"{count:,} {SMALL_RELATIONS}", RELATIONS)
+    return finish(place, data_dir, f"{count:,} {SMALL_RELATIONS}", ("", 0), RELATIONS)
 
 
 def begin(place: Workplace) -> Path:
@@ -128,13 +129,18 @@ def restart_archiving(place: Workplace, data_dir: Path) -> None:
     start_server(place, data_dir, f"{QUICKLY} -c archive_mode=on")
 
 
-def finish(place: Workplace, data_dir: Path, wal: str, files: str, query: str) -> Dataset:
-    status = data_dir / "pg_wal/archive_status"
-    segments = tuple(sorted(path.stem for path in status.glob("*.ready") if len(path.stem) == 24))
+def finish(
+    place: Workplace, data_dir: Path, files: str, wal: tuple[str, int], query: str
+) -> Dataset:
+    """Stop the server; of the WAL that waits so many segments are kept as the data set's own."""
+    kind, number = wal
+    waiting = (data_dir / "pg_wal/archive_status").glob("*.ready")
+    names = sorted(path.stem for path in waiting if len(path.stem) == NAME_LENGTH)
+    segments = tuple(names[: max(1, number)])
     fingerprint = ask(place, query)
     stop_server(place, data_dir)
     with (data_dir / "postgresql.conf").open("a") as conf:
         conf.write("archive_mode = on\n")
     os.sync()
     size_bytes = size_of(data_dir)
-    return Dataset(place, data_dir, wal, files, segments, size_bytes, query, fingerprint)
+    return Dataset(place, data_dir, kind, files, segments, size_bytes, query, fingerprint)

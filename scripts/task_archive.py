@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from contender import PROCESSES, Contender, Site
 from contenders import CONTENDERS
 from datasets import Dataset
 from figures import Case
-from gauge import Gauge, Usage
+from gauge import Gauge, Usage, find_child
 from scratch import ScriptError, Workplace, open_workplace
 from server import (
     ask,
@@ -107,15 +108,28 @@ def measure_push(session: Session) -> None:
 
 
 def measure_hook(session: Session, command: str) -> None:
-    """archive_command as PostgreSQL runs it, for a segment that is stored; a bare interpreter."""
-    name = session.dataset.segments[0]
+    """archive_command as PostgreSQL runs it, for a segment that is stored; a bare interpreter.
+
+    Stored ahead of PostgreSQL's question, that is: its archiver is kept from asking meanwhile.
+    """
+    data_dir, name = session.dataset.data_dir, session.dataset.segments[0]
+    archiver = find_child(data_dir, "archiver")
+    if archiver is None:
+        raise ScriptError("PostgreSQL has no archiver")
     said = command.replace("%p", f"pg_wal/{name}").replace("%f", name)
     hook, bare = ["sh", "-c", said], [sys.executable, "-I", "-S", "-c", "pass"]
     took: dict[str, list[float]] = {"hook": [], "bare": []}
-    end = time.monotonic() + CALLS_S
-    while len(took["hook"]) < CALLS and time.monotonic() < end:
-        took["bare"].append(time_call(session, bare))
-        took["hook"].append(time_call(session, hook))
+    os.kill(archiver, signal.SIGSTOP)
+    try:
+        offer(data_dir, [name])
+        time_call(session, hook)
+        end = time.monotonic() + CALLS_S
+        while len(took["hook"]) < CALLS and time.monotonic() < end:
+            took["bare"].append(time_call(session, bare))
+            took["hook"].append(time_call(session, hook))
+    finally:
+        os.kill(archiver, signal.SIGCONT)
+    wait_archived(data_dir, session.bench.give_up_s)
     hook_s, bare_s = statistics.median(took["hook"]), statistics.median(took["bare"])
     figures = {"hook_ms": hook_s * 1000, "bare_ms": bare_s * 1000, "of_bare": hook_s / bare_s}
     session.note("hook", "a durable segment", figures)

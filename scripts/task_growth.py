@@ -13,6 +13,7 @@ from pathlib import Path
 
 from contender import PROCESSES, Site
 from contender_walkeeper import Walkeeper
+from datasets import NAME_LENGTH
 from figures import US, Case
 from scratch import ScriptError, Workplace, open_workplace
 from server import (
@@ -118,7 +119,7 @@ def archive_of(place: Workplace) -> Path:
 def fill(place: Workplace, number: int) -> None:
     """Make the archive hold so many segments, without a gap."""
     wal = archive_of(place) / "wal/00000001"
-    stored = sorted(path for path in wal.glob("*/*.zst.age") if len(path.name) == 24 + 8)
+    stored = sorted(path for path in wal.glob("*/*.zst.age") if len(path.name) == NAME_LENGTH + 8)
     source, last = stored[0], segment_number(stored[-1].name)
     for one in range(last + 1, last + 1 + number - len(stored)):
         folder = wal / f"{one // A_LOG:08X}"
@@ -141,7 +142,7 @@ def copy_of(place: Workplace, source: Path) -> Path:
 def skip(place: Workplace, data_dir: Path) -> None:
     """Let the server go on behind the last segment of the archive."""
     folders = (archive_of(place) / "wal/00000001").iterdir()
-    last = max(path.name[:24] for path in max(folders).iterdir())
+    last = max(path.name[:NAME_LENGTH] for path in max(folders).iterdir())
     behind = segment_name(segment_number(last) + 1)
     place.run(["pg_resetwal", "-f", "-l", behind, "-D", data_dir])
 

@@ -221,6 +221,22 @@ async def test_an_older_timelines_lost_segment_is_a_hole_where_a_newer_one_has_g
     assert await bench.fetch(segment(1, 4)) == cut(content, AT + 20_000)
 
 
+async def test_a_lost_segment_is_a_hole_where_any_newer_timeline_has_gone_on(
+    bench: FetchBench,
+) -> None:
+    """A recovery told to follow 2 asks for nothing of it before its fork; 3 left 1 earlier."""
+    await bench.put_history(2, (1, lsn_in(8)))
+    await bench.put_history(3, (1, lsn_in(4)))
+    await bench.put_segments(1, 3, 4, 5)
+    await bench.put_segments(2, 8, 9)
+    await bench.put_segments(3, 4, 5)
+    with pytest.raises(NoSuchSegment, match=str(segment(2, 8))):
+        await bench.fetch(segment(1, 6))
+    assert await bench.fetch(segment(3, 6)) is None
+    await bench.look_for_latest(run="latest")
+    assert await bench.fetch(segment(1, 6), run="latest") is None
+
+
 # Stand-ins
 
 

@@ -76,6 +76,11 @@ class HistoryStore:
         return self._highest if self._listed else None
 
     @property
+    def timelines(self) -> list[int]:
+        """Those that the archive is known to hold anything of, the highest first."""
+        return sorted(self._seen, reverse=True)
+
+    @property
     def _highest(self) -> int:
         return max(self._seen, default=0)
 

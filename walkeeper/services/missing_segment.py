@@ -84,22 +84,29 @@ class MissingSegments:
     async def find_hole_beside(
         self, request: FetchRequest, segment: WalSegment, path: TimelineHistory, *, whole: bool
     ) -> Hole | None:
-        """The hole that this segment leaves in the highest timeline's path, if that is another.
+        """The hole that this segment leaves in another path that the recovery may follow.
 
         Nothing may be called the end of a timeline from which a newer one has gone on: either the
-        recovery needs it for that one, or what it asks for has been there and is lost. ``whole``:
-        only where all of the segment lies on that path.
+        recovery needs it for that one, or what it asks for has been there and is lost. Before its
+        fork PostgreSQL asks for nothing of the newer one, and that need not be the highest: each
+        one counts. ``whole``: only where all of the segment lies on such a path.
         """
-        if request.path_timeline is not None:
+        if request.path_timeline is not None or self._followed.follows_latest(request):
             return None
-        size = self._archive.segment_size
-        highest = await self._history.path(self._history.highest or 1)
-        part = part_on_path(highest, segment, size)
-        if highest == path or not part:
-            return None
-        if whole and part.stop < (segment.number(size) + 1) * size.bytes:
-            return None
-        return await self._find_behind(segment, highest)
+        size, newest = self._archive.segment_size, self._followed.newest(request)
+        end = (segment.number(size) + 1) * size.bytes
+        for timeline in self._history.timelines:
+            if timeline <= segment.timeline or timeline == path.timeline:
+                continue
+            other = await self._history.path(timeline)
+            part = part_on_path(other, segment, size)
+            passes = newest in (0, segment.timeline) or other.contains(newest)
+            if not part or not passes or (whole and part.stop < end):
+                continue
+            hole = await self._find_behind(segment, other)
+            if hole is not None:
+                return hole
+        return None
 
     async def _find_behind(self, segment: WalSegment, path: TimelineHistory) -> Hole | None:
         size = self._archive.segment_size

@@ -42,12 +42,14 @@ from task_replay import run_replay
 COPIED_IN = ("file", "rgw-tls")  # where backup and restore are measured
 FULL = {"sizes": "1,10", "relations": 100_000, "growth": "1000,100000,1000000", "repeat": 5}
 REPLAY_GIB = 0.3
+WIDTH = 160  # where there is no terminal that says how wide it is
+PAGE = Path(__file__).resolve().parents[1] / "BENCHMARKS.md"
 
 
 def main() -> int:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     try:
         report = read_report(arguments.read) if arguments.read else measure(arguments, console)
     except ScriptError as error:
@@ -85,7 +87,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--full", action="store_true", help="10 GiB, 100k relations, 1M segments, 5 runs")
     add("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     add("--read", type=Path, metavar="FILE", help="measure nothing: show what --json wrote")
-    add("--markdown", type=Path, metavar="FILE", help="put the tables between FILE's marks")
+    page = "put the tables between the marks of FILE (BENCHMARKS.md)"
+    add("--markdown", nargs="?", const=PAGE, type=Path, metavar="FILE", help=page)
     add("--plot", type=Path, metavar="FILE", help="draw the ratios (needs matplotlib)")
     add("--work-dir", type=Path, default=Path("/var/tmp"), help="needs 20 GB (%(default)s)")
     add("--run-user", default="", help=argparse.SUPPRESS)  # scripts/bench knows

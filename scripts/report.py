@@ -31,14 +31,7 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 BAR_WIDTH = 40
 # What is shown of each task, in this order; the rest is in the JSON.
 SHOWN = {
-    "push": (
-        "wall_s",
-        "mib_per_s",
-        "cpu_s_per_gib",
-        "peak_mib",
-        "requests_per_segment",
-        "segments",
-    ),
+    "push": ("mib_per_s", "cpu_s_per_gib", "peak_mib", "requests_per_segment", "segments"),
     "hook": ("hook_ms", "bare_ms", "of_bare"),
     "backup": ("wall_s", "cpu_s", "peak_mib", "s_per_gib", "requests"),
     "restore": ("wall_s", "cpu_s", "peak_mib", "s_per_gib"),

@@ -237,6 +237,30 @@ async def test_a_lost_segment_is_a_hole_where_any_newer_timeline_has_gone_on(
     assert await bench.fetch(segment(1, 6), run="latest") is None
 
 
+@pytest.mark.parametrize("latest", [False, True])
+@pytest.mark.parametrize("mode", ["recovery", "standby"])
+async def test_an_ancestor_of_a_timeline_that_is_not_stored_yet_is_not_served_from_its_fork_on(
+    bench: FetchBench, mode: str, latest: bool
+) -> None:
+    """A history received by streaming is known to PostgreSQL before the archive has it."""
+    for number in (3, 4, 5):
+        await put_complete(bench, segment(1, number))
+    if latest:
+        await bench.look_for_latest(mode)
+    assert await bench.fetch(segment(1, 3), mode) == APART.content(segment(1, 3))
+    assert await bench.fetch(segment(2, 4), mode) is None
+    for number in (4, 5):
+        if mode == "standby":
+            assert await bench.fetch(segment(1, number), mode) is None
+        else:
+            with pytest.raises(NoSuchSegment, match="timeline 2 is not known"):
+                await bench.fetch(segment(1, number), mode)
+    assert await bench.fetch(segment(1, 3), mode) == APART.content(segment(1, 3))
+    await put_history_of(bench, 2)
+    found = await bench.fetch(segment(1, 4), mode)
+    assert found == cut(APART.content(segment(1, 4)), AT)
+
+
 # Stand-ins
 
 

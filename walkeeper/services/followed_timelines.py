@@ -26,7 +26,8 @@ Run = tuple[ClientIdentity, str]
 
 @dataclass(slots=True)
 class _Follower:
-    newest: int = 0
+    first: WalSegment | None = None
+    """The earliest segment asked for of the newest timeline of which any was."""
     latest: bool = False
     noted: set[WalSegment] = field(default_factory=set)
 
@@ -41,7 +42,13 @@ class FollowedTimelines:
         """A recovery asks for a segment."""
         if not request.is_tool:
             follower = self._of(request)
-            follower.newest = max(follower.newest, segment.timeline)
+            first = follower.first
+            if (
+                first is None
+                or segment.timeline > first.timeline
+                or (segment.timeline == first.timeline and segment < first)
+            ):
+                follower.first = segment
 
     def note_absent_history(self, request: FetchRequest) -> None:
         """A recovery was told that there is no such timeline: it looks for the latest one."""
@@ -54,7 +61,15 @@ class FollowedTimelines:
 
     def newest(self, request: FetchRequest) -> int:
         """The newest timeline of which it has asked for a segment, 0 for none."""
-        return self._of(request).newest
+        first = self._of(request).first
+        return 0 if first is None else first.timeline
+
+    def has_left(self, request: FetchRequest, segment: WalSegment) -> bool:
+        """Whether the newest timeline had begun by the end of this segment of an older one."""
+        first = self._of(request).first
+        if first is None or segment.timeline >= first.timeline:
+            return False
+        return segment.on(first.timeline) >= first
 
     def is_first(self, request: FetchRequest, segment: WalSegment) -> bool:
         """Whether this segment of this run is spoken of for the first time."""

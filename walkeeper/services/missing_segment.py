@@ -15,7 +15,8 @@ from walkeeper.core.layout import (
 )
 from walkeeper.core.segment_set import SegmentRange
 from walkeeper.core.timeline import TimelineHistory
-from walkeeper.core.wal import WalSegment
+from walkeeper.core.wal import TimelineHistoryFile, WalSegment
+from walkeeper.errors import NoSuchSegment
 from walkeeper.repository.archive import Archive
 from walkeeper.services.fetch_rules import (
     FetchRequest,
@@ -52,12 +53,15 @@ class MissingSegments:
             return await self._history.path(request.path_timeline)
         if fresh or self._history.highest is None:
             await self._history.refresh()
+        newest = self._followed.newest(request)
+        if newest > (self._history.highest or 1) and self._followed.has_left(request, segment):
+            await self._require_known(newest, segment)
         highest = self._history.highest or 1
         if self._followed.follows_latest(request):
             path = await self._history.path(highest)
             if path.contains(segment.timeline):
                 return path
-        for timeline in (self._followed.newest(request), segment.timeline):
+        for timeline in (newest, segment.timeline):
             if timeline > highest:
                 path = TimelineHistory(timeline)
             else:
@@ -65,6 +69,17 @@ class MissingSegments:
             if path.contains(segment.timeline):
                 break
         return path
+
+    async def _require_known(self, newest: int, segment: WalSegment) -> None:
+        """PostgreSQL may have a history by streaming before it is stored: the fork is unknown."""
+        await self._history.refresh()
+        if newest > (self._history.highest or 1):
+            raise NoSuchSegment(
+                f"timeline {newest} is not known to the archive, so it cannot be told where it has "
+                f"left timeline {segment.timeline}: {segment} may hold what came after",
+                hint=f"is the server of timeline {newest} archived? {TimelineHistoryFile(newest)} "
+                "is needed",
+            )
 
     async def find_hole(
         self, request: FetchRequest, segment: WalSegment, path: TimelineHistory

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.fix_postgres import Cluster, MakeCluster
-from walkeeper.errors import PostgresError
+from walkeeper.errors import PostgresError, PostgresUnavailable
 from walkeeper.repository.records import FORMAT_VERSION, SOURCE_POSTGRESQL, ArchiveRecord
 from walkeeper.services import source_guard
 from walkeeper.services.source_guard import SourceGuard
@@ -36,8 +36,11 @@ async def test_what_was_mended_a_moment_ago_is_no_reason_any_more(
     guard = SourceGuard(cluster.dsn, record_of(cluster), pool)
     async with asyncio.TaskGroup() as group:
         asking = group.create_task(guard.run())
+        async with asyncio.timeout(60):
+            while isinstance(guard.refusal, PostgresUnavailable):
+                await asyncio.sleep(0.05)
         with pytest.raises(PostgresError, match="not walkeeper's wal-push"):
-            await guard.require(wait_s=2)
+            await guard.require(wait_s=0.1)
         cluster.sql("ALTER SYSTEM SET archive_command = 'walkeeper wal-push %p'")
         cluster.reload()
         while cluster.value("SHOW archive_command") == "":

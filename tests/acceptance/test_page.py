@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -18,6 +19,14 @@ from tests.fix_cli import Installation
 from tests.fix_http import ask, http_address
 from tests.fix_postgres import BARE_ENVIRONMENT, Cluster, wait_until
 from tests.fix_restore import RestoreBed, rows
+from tests.unit.test_agent_page import PAST, content
+from walkeeper.agent.http import HttpServer
+from walkeeper.agent.http_answer import HTML, Answer, Question
+from walkeeper.agent.http_entry import Entry
+from walkeeper.agent.page.render import render_page
+from walkeeper.agent.page.routes import page_policy
+from walkeeper.agent.page.view import View
+from walkeeper.config_values import Listen
 
 LABEL = "<img src=x onerror=document.title='owned'>"
 
@@ -262,3 +271,29 @@ async def test_an_open_page_shows_what_happens_by_itself(watched: Installation, 
     away.rename(watched.repository)
     await tab.wait_for("document.getElementById('state').textContent.includes('All is well')")
     assert "over" in await tab.text("#problems")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_page_opened_before_the_first_look_comes_to_show_what_can_be_restored(
+    tab: Tab,
+) -> None:
+    shown = [content(), content(PAST.axis())]
+
+    async def page(_: Question) -> Answer:
+        found = render_page(shown[0], View())
+        return Answer(found.encode(), HTML, policy=page_policy())
+
+    server = HttpServer(Listen("127.0.0.1:0"), Entry())
+    server.register("/", page)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.run())
+        async with asyncio.timeout(60):
+            while server.status.address is None:
+                await asyncio.sleep(0.05)
+        await tab.open(f"http://{server.status.address}/")
+        assert "has not been read yet" in await tab.text("#restore")
+        del shown[0]
+        await tab.wait_for("document.getElementById('axis')?.getAttribute('role') === 'slider'")
+        server.stop()
+    assert tab.complaints == []

@@ -144,6 +144,10 @@
     const text = await get(location.pathname + location.search);
     if (text === null || document.hidden || !getSelection().isCollapsed) return;
     const fresh = new DOMParser().parseFromString(text, "text/html");
+    if (!find("axis") && fresh.getElementById("axis")) {
+      location.reload(); // the repository had not been read yet
+      return;
+    }
     document.title = fresh.title;
     for (const old of document.querySelectorAll("[data-live], #state")) {
       const young = fresh.getElementById(old.id);

@@ -149,11 +149,11 @@ def _not_yet() -> Answer:
 
 
 def _html(text: str, status: int = 200) -> Answer:
-    return Answer(text.encode(), HTML, status, policy=_policy())
+    return Answer(text.encode(), HTML, status, policy=page_policy())
 
 
-def _policy() -> tuple[str, ...]:
-    """What the page needs: its own style and script by their digests, and to ask for itself."""
+def page_policy() -> tuple[str, ...]:
+    """What a page needs: its own style and script by their digests, and to ask for itself."""
     return (
         f"style-src '{_digest(style())}'",
         f"script-src '{_digest(script())}'",

@@ -19,4 +19,5 @@ pytest_plugins: list[str] = [
     "tests.fix_restore",
     "tests.fix_retention",
     "tests.fix_browser",
+    "tests.fix_sinks",
 ]

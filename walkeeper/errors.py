@@ -32,6 +32,7 @@
       BackupError                       1
       RecoveryError                     1
         TargetUnreachable              14   names the gap
+      NotifyError                       1   nobody was told
       Interrupted                     130
 
 A class fixes ``exit_code`` and ``retryable``; an instance may carry a ``hint``, the next command to
@@ -222,6 +223,10 @@ class TargetUnreachable(RecoveryError):
     """The recovery target cannot be reached with what the archive holds."""
 
     exit_code = 14
+
+
+class NotifyError(WalkeeperError):
+    """A webhook, mail server or command did not take an alert, or a heartbeat was not heard."""
 
 
 class Interrupted(WalkeeperError):

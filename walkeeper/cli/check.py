@@ -53,16 +53,23 @@ def _parse_timeout(_context: click.Context, _option: click.Parameter, text: str)
     callback=_parse_timeout,
     help="How long to wait for the segment.",
 )
+@click.option(
+    "--alerts", "only_alerts", is_flag=True, help="Only send a test alert to everybody in [alerts]."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.pass_obj
-def command(options: Options, *, timeout_s: float, as_json: bool) -> None:
+def command(options: Options, *, timeout_s: float, only_alerts: bool, as_json: bool) -> None:
     """Check everything end to end.
 
     Configuration, keys, repository, PostgreSQL and the agent; then makes a restore point, switches
     to a new WAL segment, waits until the old one is durable and reads it back. On a host without
     [cluster] dsn only configuration, keys and repository. Ends with the exit code of the first step
     that failed, with 3 when there are only warnings.
+
+    With --alerts it sends one test alert to each webhook, mail and command of [alerts] instead, and
+    says who took it.
     """
+    from walkeeper.cli.check_alerts import check_alerts
     from walkeeper.cli.render import Page, print_json
     from walkeeper.services.checklist import Checklist
 
@@ -73,7 +80,10 @@ def command(options: Options, *, timeout_s: float, as_json: bool) -> None:
             page.item(step.outcome.value, f"{step.name}: {step.detail}", hint=step.hint)
 
     checklist = Checklist(show)
-    run(lambda: _check(options, timeout_s, checklist))
+    if only_alerts:
+        run(lambda: check_alerts(options, checklist, now=lambda: datetime.now(UTC)))
+    else:
+        run(lambda: _check(options, timeout_s, checklist))
     if as_json:
         print_json(_report_of(checklist))
     sys.exit(checklist.exit_code)

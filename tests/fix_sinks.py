@@ -1,0 +1,296 @@
+"""Those who are told of alerts: a web server, a mail server, and certificates for them."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from walkeeper import log
+from walkeeper.agent.alert_text import Origin
+from walkeeper.core.alerts import Alert, Event, Notice, Severity
+
+T0 = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
+ORIGIN = Origin("letta", "s3://bucket/letta", "db1")
+CANARY = "c4n4ry-Zq8W"
+"""A registered secret, in tests with the fixture ``canary``."""
+
+
+def make_notice(
+    event: Event = "raised",
+    *,
+    summary: str = "RPO is 22 min, target 15 min",
+    hint: str | None = "look at walkeeper status",
+    severity: Severity = Severity.CRITICAL,
+    key: str = "rpo",
+    minutes: float = 12,
+) -> Notice:
+    """A notice of something that has lasted for so many minutes."""
+    alert = Alert(key=key, severity=severity, summary=summary, hint=hint, since=T0, raised_at=T0)
+    return Notice(event, alert, T0 + timedelta(minutes=minutes))
+
+
+@pytest.fixture
+def canary(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A secret that must appear nowhere."""
+    monkeypatch.setattr(log, "_secrets", [])
+    log.register_secret(CANARY)
+    return CANARY
+
+
+@dataclass
+class Posted:
+    """One request; the names of ``headers`` are in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class WebSink:
+    """A web server that keeps what it is sent and answers ``status`` with ``headers``.
+
+    While ``hangs`` is set it answers nothing.
+    """
+
+    address: str = ""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    received: list[Posted] = field(default_factory=list)
+    hangs: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def url(self, path: str = "/hook") -> str:
+        return f"http://{self.address}{path}"
+
+
+def _handler_of(sink: WebSink) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            sink.received.append(Posted(self.command, self.path, headers, body))
+            if sink.hangs:
+                sink.over.wait(60)
+                self.close_connection = True
+                return
+            self.send_response(sink.status)
+            for name, value in sink.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST  # noqa: N815 - the name that http.server wants
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def make_web_sink() -> Iterator[Callable[[ssl.SSLContext | None], WebSink]]:
+    """Starts web servers on loopback, with TLS where a context is given."""
+    running: list[tuple[ThreadingHTTPServer, threading.Thread, WebSink]] = []
+
+    def make(context: ssl.SSLContext | None = None) -> WebSink:
+        sink = WebSink()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(sink))
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        if context is not None:
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        sink.address = f"127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        running.append((server, thread, sink))
+        return sink
+
+    yield make
+    for server, thread, sink in running:
+        sink.over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def web_sink(make_web_sink: Callable[[ssl.SSLContext | None], WebSink]) -> WebSink:
+    """One without TLS."""
+    return make_web_sink(None)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A self-signed certificate for 127.0.0.1, and a server's context with it."""
+
+    path: Path
+    context: ssl.SSLContext
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """What the servers of these tests show; nobody trusts it unasked."""
+    return _make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="session")
+def other_certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """One of the same name that the servers do not have."""
+    return _make_certificate(tmp_path_factory.mktemp("other"))
+
+
+def _make_certificate(folder: Path) -> Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path, key_path = folder / "cert.pem", folder / "key.pem"
+    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path, key_path)
+    return Certificate(path, context)
+
+
+@dataclass
+class MailServer:
+    """An SMTP server; ``mails`` are what it took, ``logins`` who came in and how.
+
+    It refuses the addresses in ``refused``, and all mails while ``trouble`` is an answer.
+    """
+
+    password: str = "right"
+    port: int = 0
+    mails: list[EmailMessage] = field(default_factory=list)
+    recipients: list[list[str]] = field(default_factory=list)
+    logins: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    trouble: str | None = None
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address in self.refused:
+            return f"550 no {address} here"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        if self.trouble is not None:
+            return self.trouble
+        assert isinstance(envelope.content, bytes)
+        found = message_from_bytes(envelope.content, policy=policy.default)
+        assert isinstance(found, EmailMessage)
+        self.mails.append(found)
+        self.recipients.append(list(envelope.rcpt_tos))
+        return "250 OK"
+
+    def authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
+    ) -> AuthResult:
+        assert isinstance(data, LoginPassword)
+        right = data.password == self.password.encode()
+        if right:
+            self.logins.append(data.login.decode())
+        return AuthResult(success=right, handled=False)
+
+
+@asynccontextmanager
+async def mail_server(
+    *, starttls: Certificate | None = None, tls: Certificate | None = None, login: bool = False
+) -> AsyncIterator[MailServer]:
+    """A server on loopback for the block's time, in the test's own event loop."""
+    found = MailServer()
+    loop = asyncio.get_running_loop()
+
+    def make() -> SMTP:
+        return SMTP(
+            found,
+            hostname="mail.test",
+            loop=loop,
+            tls_context=starttls.context if starttls else None,
+            require_starttls=starttls is not None,
+            authenticator=found.authenticate if login else None,
+            auth_required=login,
+            auth_require_tls=starttls is not None,
+        )
+
+    server = await loop.create_server(make, "127.0.0.1", 0, ssl=tls.context if tls else None)
+    found.port = server.sockets[0].getsockname()[1]
+    try:
+        yield found
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def odd_server(talk: Talk) -> AsyncIterator[int]:
+    """A server that speaks as ``talk`` does, until the block ends; the port."""
+    talks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        talks.add(task)
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in talks:
+            task.cancel()
+        await asyncio.wait(talks) if talks else None
+
+
+@pytest.fixture
+def sink_pool() -> Iterator[ThreadPoolExecutor]:
+    """One thread; the end of the test waits for what still goes on in it."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool

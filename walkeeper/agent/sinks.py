@@ -1,0 +1,111 @@
+"""Those who are told of alerts, made from ``[alerts]``."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from walkeeper.agent.alert_text import Origin
+from walkeeper.agent.sink_command import CommandSink
+from walkeeper.agent.sink_mail import MailSink
+from walkeeper.agent.sink_webhook import WebhookSink
+from walkeeper.agent.web_request import show_address
+from walkeeper.config_alerts import AlertsConfig, MailConfig, WebhookConfig, is_web_url
+from walkeeper.core.alerts import Notice
+from walkeeper.errors import ConfigError, KeyUnavailable
+from walkeeper.keys.load import read_key_file
+from walkeeper.log import register_secret, register_secret_url
+from walkeeper.storage.settings import Secret
+
+log = structlog.get_logger(__name__)
+
+
+class Sink(Protocol):
+    """Somebody who is told of alerts. ``name`` stays the same while the configuration does."""
+
+    @property
+    def name(self) -> str:
+        """``webhook 1``, ``webhook 2``, ``mail``, ``command``."""
+        ...
+
+    async def tell(self, notice: Notice, origin: Origin) -> None:
+        """Pass it on; ends within a deadline of its own, raises `NotifyError` when it cannot."""
+        ...
+
+
+async def make_sinks(config: AlertsConfig, pool: ThreadPoolExecutor) -> tuple[Sink, ...]:
+    """All that are configured, in a fixed order; mail is sent in ``pool``.
+
+    Reads the files of secrets and registers what is in them. Raises ConfigError.
+    """
+    return await asyncio.get_running_loop().run_in_executor(pool, _make, config, pool)
+
+
+def _make(config: AlertsConfig, pool: ThreadPoolExecutor) -> tuple[Sink, ...]:
+    sinks: list[Sink] = []
+    for number, webhook in enumerate(config.webhook, 1):
+        url = _webhook_url(webhook, f"[[alerts.webhook]] number {number}:")
+        sinks.append(
+            WebhookSink(
+                name=f"webhook {number}",
+                url=Secret(url),
+                format=webhook.format,
+                template=webhook.template,
+            )
+        )
+    if config.mail is not None:
+        sinks.append(_make_mail(config.mail, pool))
+    if config.command is not None:
+        sinks.append(CommandSink(argv=config.command.argv, timeout_s=config.command.timeout))
+    return tuple(sinks)
+
+
+def _webhook_url(webhook: WebhookConfig, where: str) -> str:
+    if webhook.url is not None:
+        url, source = webhook.url.reveal(), "url"
+    else:
+        assert webhook.url_file is not None  # checked with the configuration
+        url, source = _read_secret(webhook.url_file, f"{where} url_file"), str(webhook.url_file)
+    if not _is_address(url):
+        raise ConfigError(f"{where} {source} holds no address with https:// or http://")
+    register_secret_url(url)
+    return url
+
+
+def _is_address(url: str) -> bool:
+    try:
+        show_address(url)
+    except ValueError:
+        return False
+    return is_web_url(url)
+
+
+def _make_mail(config: MailConfig, pool: ThreadPoolExecutor) -> MailSink:
+    password = None
+    if config.password_file is not None:
+        text = _read_secret(config.password_file, "[alerts.mail] password_file")
+        if not text or not (text + (config.user or "")).isascii():  # RFC 4954, and smtplib
+            raise ConfigError("[alerts.mail] user and password are plain characters, at least one")
+        password = Secret(text)
+        register_secret(text)
+    try:
+        context = ssl.create_default_context(cafile=config.ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        why = error.strerror or "it holds no certificate"
+        raise ConfigError(f"[alerts.mail] ca_file {config.ca_file} cannot be used: {why}") from None
+    return MailSink(config=config, password=password, context=context, pool=pool)
+
+
+def _read_secret(path: Path, where: str) -> str:
+    try:
+        found = read_key_file(path)
+    except KeyUnavailable as error:
+        raise ConfigError(f"{where} cannot be used: {error.message}") from None
+    if found.exposed:
+        log.warning("secret_file_open_to_others", path=str(path))
+    return found.text.strip()

@@ -52,3 +52,8 @@ def test_who_does_not_take_it_is_named_and_the_others_are_still_told(
 def test_where_nobody_would_be_told_that_is_an_error(installation: Installation) -> None:
     result = installation.run("check", "--alerts", code=40)
     assert "nobody would be told" in result.stderr
+
+
+def test_a_time_for_the_segment_has_no_meaning_here(installation: Installation) -> None:
+    result = installation.run("check", "--alerts", "--timeout", "5s", code=2)
+    assert "--timeout is for the segment" in result.stderr

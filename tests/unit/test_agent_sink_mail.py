@@ -6,6 +6,7 @@ import asyncio
 import smtplib
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -262,3 +263,10 @@ async def test_no_secret_is_mailed_or_shown(sink_pool: ThreadPoolExecutor, canar
     assert canary not in server.mails[0].as_string() + server.mails[0].get_content()
     assert error.message.endswith("554 I do not like [redacted]")
     assert not isinstance(error.__cause__, smtplib.SMTPException), "its text is not redacted"
+
+
+async def test_a_host_name_that_cannot_be_one_is_a_failure(sink_pool: ThreadPoolExecutor) -> None:
+    sink = sink_of(1, sink_pool)
+    config = msgspec.structs.replace(sink.config, server="x" * 70 + ".invalid")
+    error = await refusal(replace(sink, config=config))
+    assert "cannot be asked" in error.message

@@ -130,3 +130,21 @@ async def test_the_time_out_of_a_command_is_the_configured_one(
     (sink,) = await make_sinks(config, sink_pool)
     with pytest.raises(NotifyError, match="/bin/sleep took longer than 1 s"):
         await sink.tell(make_notice(), ORIGIN)
+
+
+@pytest.mark.parametrize("address", ["a@b, c@d", "a b@c", "m@", "<@", "a@[", "Name <a@b> more"])
+async def test_what_is_not_one_address_is_refused_before_the_first_alert(
+    sink_pool: ThreadPoolExecutor, address: str
+) -> None:
+    for mail in (mail_of(to=["dba@example.org", address]), {**mail_of(), "from": address}):
+        message = await refusal(config_of(mail=mail), sink_pool)
+        assert message == f"[alerts.mail] {address!r} is not one address"
+
+
+async def test_an_address_may_have_a_name(sink_pool: ThreadPoolExecutor) -> None:
+    async with mail_server() as server:
+        mail = mail_of(port=server.port, security="none", to=["Jürgen <j@example.org>"])
+        (sink,) = await make_sinks(config_of(mail=mail), sink_pool)
+        await sink.tell(make_notice(), ORIGIN)
+    assert server.recipients == [["j@example.org"]]
+    assert server.mails[0]["To"] == "Jürgen <j@example.org>"

@@ -191,6 +191,8 @@ class _Talk:
         except OSError as error:  # smtplib's own errors are among them
             why = error.strerror or "the connection was lost"
             raise NotifyError(f"{self._server} cannot be reached: {why}") from None
+        except ValueError as error:  # of a host name that DNS cannot carry, for one
+            raise NotifyError(f"{self._server} cannot be asked: {type(error).__name__}") from None
 
 
 def _reply(code: int, text: bytes | str) -> str:

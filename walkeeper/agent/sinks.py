@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from email.errors import MessageError
+from email.headerregistry import AddressHeader, HeaderRegistry
 from pathlib import Path
 from typing import Protocol
 
@@ -86,6 +88,9 @@ def _is_address(url: str) -> bool:
 
 
 def _make_mail(config: MailConfig, pool: ThreadPoolExecutor) -> MailSink:
+    for address in (config.sender, *config.to):
+        if not _is_mailbox(address):
+            raise ConfigError(f"[alerts.mail] {address!r} is not one address")
     password = None
     if config.password_file is not None:
         text = _read_secret(config.password_file, "[alerts.mail] password_file")
@@ -99,6 +104,16 @@ def _make_mail(config: MailConfig, pool: ThreadPoolExecutor) -> MailSink:
         why = error.strerror or "it holds no certificate"
         raise ConfigError(f"[alerts.mail] ca_file {config.ca_file} cannot be used: {why}") from None
     return MailSink(config=config, password=password, context=context, pool=pool)
+
+
+def _is_mailbox(text: str) -> bool:
+    """Whether it is one address, with or without a name (RFC 5322, 3.4)."""
+    try:
+        header = HeaderRegistry()("To", text)
+    except (ValueError, IndexError, AttributeError, MessageError):  # of a parser that gave up
+        return False
+    assert isinstance(header, AddressHeader)  # as a header of that name is
+    return len(header.addresses) == 1 and not header.defects
 
 
 def _read_secret(path: Path, where: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from walkeeper.cli.exits import exit_codes
 from walkeeper.cli.main import Options, run
@@ -73,6 +74,9 @@ def command(options: Options, *, timeout_s: float, only_alerts: bool, as_json: b
     from walkeeper.cli.render import Page, print_json
     from walkeeper.services.checklist import Checklist
 
+    source = click.get_current_context().get_parameter_source("timeout_s")
+    if only_alerts and source is not ParameterSource.DEFAULT:
+        raise click.UsageError("--timeout is for the segment, and --alerts sends none")
     page = Page()
 
     def show(step: Step) -> None:

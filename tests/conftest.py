@@ -19,5 +19,6 @@ pytest_plugins: list[str] = [
     "tests.fix_restore",
     "tests.fix_retention",
     "tests.fix_browser",
+    "tests.fix_certificate",
     "tests.fix_sinks",
 ]

@@ -1,9 +1,8 @@
-"""Those who are told of alerts: a web server, a mail server, and certificates for them."""
+"""Those who are told of alerts: a web server and a mail server."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -14,16 +13,12 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.fix_certificate import Certificate
 from walkeeper import log
 from walkeeper.agent.alert_text import Origin
 from walkeeper.core.alerts import Alert, Event, Notice, Severity
@@ -141,58 +136,12 @@ def web_sink(make_web_sink: Callable[[ssl.SSLContext | None], WebSink]) -> WebSi
     return make_web_sink(None)
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """A self-signed certificate for 127.0.0.1, and a server's context with it."""
-
-    path: Path
-    context: ssl.SSLContext
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """What the servers of these tests show; nobody trusts it unasked."""
-    return _make_certificate(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture(scope="session")
-def other_certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """One of the same name that the servers do not have."""
-    return _make_certificate(tmp_path_factory.mktemp("other"))
-
-
-def _make_certificate(folder: Path) -> Certificate:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
-    now = datetime.now(UTC)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path, key_path = folder / "cert.pem", folder / "key.pem"
-    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path, key_path)
-    return Certificate(path, context)
-
-
 @dataclass
 class MailServer:
     """An SMTP server; ``mails`` are what it took, ``logins`` who came in and how.
 
-    It refuses the addresses in ``refused``, and all mails while ``trouble`` is an answer.
+    It refuses the addresses in ``refused``, and all mails while ``trouble`` is an answer. With
+    ``stays`` it does not answer a goodbye before that is set.
     """
 
     password: str = "right"
@@ -202,6 +151,12 @@ class MailServer:
     logins: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     trouble: str | None = None
+    stays: asyncio.Event | None = None
+
+    async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        if self.stays is not None:
+            await self.stays.wait()
+        return "221 Bye"
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from tests.fix_certificate import Certificate
 from tests.fix_sinks import (
     ORIGIN,
-    Certificate,
     mail_server,
     make_notice,
     odd_server,
@@ -202,6 +202,16 @@ async def test_a_server_that_hangs_or_dribbles_is_given_up_and_its_thread_is_fre
         async with asyncio.timeout(60):
             await asyncio.get_running_loop().run_in_executor(sink_pool, int)
     assert "127.0.0.1" in error.message
+
+
+async def test_a_mail_that_was_taken_is_told_whatever_comes_of_the_goodbye(
+    sink_pool: ThreadPoolExecutor,
+) -> None:
+    async with mail_server() as server:
+        server.stays = asyncio.Event()
+        await sink_of(server.port, sink_pool, deadline_s=5).tell(make_notice(), ORIGIN)
+        assert len(server.mails) == 1
+        server.stays.set()
 
 
 async def test_a_cancelled_alert_leaves_no_thread_behind(sink_pool: ThreadPoolExecutor) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fix_sinks import ORIGIN, Certificate, WebSink, make_notice
+from tests.fix_certificate import Certificate
+from tests.fix_sinks import ORIGIN, WebSink, make_notice
 from walkeeper.agent.sink_webhook import WebhookSink
 from walkeeper.errors import NotifyError
 from walkeeper.storage.settings import Secret

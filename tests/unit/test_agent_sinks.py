@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.fix_sinks import ORIGIN, Certificate, WebSink, mail_server, make_notice
+from tests.fix_certificate import Certificate
+from tests.fix_sinks import ORIGIN, WebSink, mail_server, make_notice
 from walkeeper.agent.sinks import make_sinks
 from walkeeper.config_alerts import AlertsConfig
 from walkeeper.config_values import Duration

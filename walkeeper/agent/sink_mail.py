@@ -7,11 +7,10 @@ import hashlib
 import smtplib
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid, parseaddr
@@ -57,7 +56,8 @@ class MailSink:
             async with asyncio.timeout(self.deadline_s):
                 await loop.run_in_executor(self.pool, talk.send, message)
         except TimeoutError:
-            raise talk.too_slow() from None
+            if not talk.was_taken:
+                raise talk.too_slow() from None
         finally:
             talk.hang_up()
 
@@ -94,12 +94,9 @@ class _Talk:
     password: Secret | None
     context: ssl.SSLContext
     deadline_s: float
+    was_taken: bool = False
     _smtp: smtplib.SMTP | None = None
-    _ends: float = field(init=False)
     _is_over: bool = False
-
-    def __post_init__(self) -> None:
-        self._ends = time.monotonic() + self.deadline_s
 
     def send(self, message: EmailMessage) -> None:
         """From the connection to the end; blocks."""
@@ -108,9 +105,10 @@ class _Talk:
             try:
                 self._connect(smtp)
                 self._log_in(smtp)
-                self._require_time()
+                self._go_on()
                 refused = smtp.send_message(message)
-                with suppress(OSError):  # the mail was taken, so what follows is no failure
+                self.was_taken = True  # what follows is no failure
+                with suppress(OSError):
                     smtp.quit()
             finally:
                 smtp.close()
@@ -143,22 +141,23 @@ class _Talk:
         smtp.sock = socket.create_connection((host, self._port), self.deadline_s)
         if self.config.security == "tls":
             smtp.sock = self.context.wrap_socket(smtp.sock, server_hostname=host)
-        self._require_time()
+        self._go_on()
         code, text = smtp.getreply()
         if code != 220:
             raise smtplib.SMTPConnectError(code, text)
 
     def _log_in(self, smtp: smtplib.SMTP) -> None:
         if self.config.security == "starttls":
-            self._require_time()
+            self._go_on()
             smtp._host = self.config.server  # type: ignore[attr-defined]  # noqa: SLF001  # whom its certificate must name
             smtp.starttls(context=self.context)
         if self.config.user is not None and self.password is not None:
-            self._require_time()
+            self._go_on()
             smtp.login(self.config.user, self.password.reveal())
 
-    def _require_time(self) -> None:
-        if self._is_over or time.monotonic() > self._ends:
+    def _go_on(self) -> None:
+        """Leave what was given up while there was no connection to cut."""
+        if self._is_over:
             raise self.too_slow()
 
     @contextmanager

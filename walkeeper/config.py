@@ -80,7 +80,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     http: Listen = Listen("127.0.0.1:9188")
     http_token_file: Path | None = None
     http_trusted_proxy: bool = False
-    look_every: Duration = Duration(60)
+    look_every: Duration = Duration(600)
 
 
 class ArchiveConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -102,6 +102,51 @@ async def test_a_page_opens_of_the_policy_what_it_needs() -> None:
     assert headers["Content-Security-Policy"].endswith("; style-src 'sha256-x'")
 
 
+@pytest.mark.parametrize(
+    ("site", "mode", "dest", "status"),
+    [
+        ("cross-site", "no-cors", "image", 403),
+        ("same-site", "cors", "empty", 403),
+        ("cross-site", "navigate", "iframe", 403),
+        ("cross-site", "navigate", "document", 200),
+        ("same-origin", "cors", "empty", 200),
+        ("none", "navigate", "document", 200),
+    ],
+)
+async def test_a_page_from_elsewhere_may_link_here_and_do_nothing_else(
+    site: str, mode: str, dest: str, status: int
+) -> None:
+    fetch = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": mode, "Sec_Fetch_Dest": dest}
+    async with serving() as address:
+        assert (await get(address, "/echo", **fetch)).status == status
+
+
+async def test_few_answers_are_made_at_once_and_health_does_not_wait_for_them() -> None:
+    at_once, most, free = 0, 0, asyncio.Event()
+
+    async def slow(_: Question) -> Answer:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await free.wait()
+        at_once -= 1
+        return text_answer("done")
+
+    server = make_server(Entry())
+    server.register("/slow", slow)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.run())
+        await wait_for(lambda: server.status.address is not None)
+        address = server.status.address or ""
+        asked = [group.create_task(get(address, "/slow")) for _ in range(5)]
+        await wait_for(lambda: at_once == 4)
+        assert (await get(address, "/healthz")).status == 200
+        free.set()
+        assert [(await one).status for one in asked] == [200] * 5
+        server.stop()
+    assert most == 4
+
+
 async def test_head_is_answered_without_a_body() -> None:
     async with serving() as address:
         reply = await get(address, "/echo", "HEAD")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Final
 
 import structlog
@@ -18,6 +18,8 @@ from walkeeper.services.agent_status import HttpStatus
 
 _RETRY_S: Final = 10.0
 _HANDLER_S: Final = 10.0
+_AT_ONCE: Final = 4
+"""Answers in the making: they must not take all threads from those who archive."""
 _METHODS: Final = ("GET", "HEAD")
 
 log = structlog.get_logger(__name__)
@@ -36,6 +38,7 @@ class HttpServer:
         self._handlers: dict[str, Handler] = {}
         self._public: set[str] = set()
         self._stop = asyncio.Event()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self.status = HttpStatus(address=None)
 
     def register(self, path: str, handler: Handler, *, public: bool = False) -> None:
@@ -92,8 +95,9 @@ class HttpServer:
             return text_answer("there is nothing here", 404)
         if method not in _METHODS:
             return text_answer("this is only to be read", 405, Allow=", ".join(_METHODS))
+        turn = nullcontext() if question.path in self._public else self._turns
         try:
-            async with asyncio.timeout(_HANDLER_S):
+            async with asyncio.timeout(_HANDLER_S), turn:
                 return await handler(question)
         except TimeoutError:
             return text_answer("this took too long", 503)

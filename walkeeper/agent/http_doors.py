@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from walkeeper.agent.http_answer import Answer, Question
+from walkeeper.agent.http_answer import Answer, Question, text_answer
 
 MOST_CONNECTIONS: Final = 32
 _LONGEST_CONNECTION_S: Final = 30.0
@@ -75,15 +75,29 @@ class Doors(web.Server):
         super().connection_lost(handler, exc)
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
-        query = {name: request.query.getall(name)[0] for name in request.query}
-        answer = await self._respond(
-            request.method,
-            Question(request.path, query),
-            request.headers.getall("Host", []),
-            request.headers.get("Authorization"),
-        )
+        if _comes_from_elsewhere(request):
+            answer = text_answer("this is not for other sites' pages", 403)
+        else:
+            query = {name: request.query.getall(name)[0] for name in request.query}
+            answer = await self._respond(
+                request.method,
+                Question(request.path, query),
+                request.headers.getall("Host", []),
+                request.headers.get("Authorization"),
+            )
         response = web.Response(
             body=answer.body, status=answer.status, headers=answer.all_headers()
         )
         response.force_close()
         return response
+
+
+def _comes_from_elsewhere(request: web.BaseRequest) -> bool:
+    """Whether another site's page asks, in the browser of somebody who may (W3C, "Fetch Metadata
+    Request Headers"): it could not read the answer, but have the agent work for it. A link to the
+    page may be followed."""
+    headers = request.headers
+    if headers.get("Sec-Fetch-Site", "none") in {"none", "same-origin"}:
+        return False
+    follows = headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest")
+    return follows != ("navigate", "document")

@@ -95,6 +95,19 @@ class HttpStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
+class SinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who is told of alerts, or the heartbeat; counters are since the agent's start.
+
+    ``problem`` says why the last attempt failed, None when it did not.
+    """
+
+    name: str
+    told: int = 0
+    failed: int = 0
+    problem: str | None = None
+    hint: str | None = None
+
+
 JobOutcome = Literal["done", "findings", "failed", "skipped", "interrupted"]
 """How a scheduled run ended."""
 
@@ -123,7 +136,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's own facts; ``archiving`` and ``tail`` are None until it knew the server once.
 
-    ``http`` is None where it is turned off.
+    ``http`` is None where it is turned off; ``alerting`` is empty where nobody is told of anything.
     """
 
     version: str
@@ -139,6 +152,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     schedule: tuple[JobStatus, ...] = ()
     tail: TailStatus | None = None
     http: HttpStatus | None = None
+    alerting: tuple[SinkStatus, ...] = ()
 
 
 def decode_agent_status(document: str) -> AgentStatus:

@@ -16,16 +16,17 @@ def find_schedule_problems(agent: AgentStatus) -> Iterator[Finding]:
     for job in agent.schedule:
         hint = _BY_HAND.format(name=job.name)
         if job.overdue_since is not None:
-            yield Finding(_overdue_text(job), hint, urgent=False)
+            yield Finding(_overdue_text(job), hint, urgent=False, key=f"{job.name}_overdue")
         if job.last_outcome in {"failed", "interrupted"}:
             yield Finding(
                 f"the last scheduled {job.name} {job.last_outcome}: {job.last_detail}",
                 hint,
                 urgent=False,
+                key=f"{job.name}_run",
             )
         elif job.last_outcome == "findings":
             what = f"the last scheduled {job.name}: {job.last_detail}"
-            yield Finding(what, hint, urgent=False)
+            yield Finding(what, hint, urgent=False, key=f"{job.name}_run")
 
 
 def find_schedule_notices(agent: AgentStatus | None) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from walkeeper.core.wal import WalSegment
@@ -16,17 +16,24 @@ RPO_LIMIT_S: Final = 300.0
 TAIL_RPO_LIMIT_S: Final = 30.0
 """The same with a tail, unless its interval is so long that ten of them are more."""
 
+UNCONDITIONAL: Final = (
+    "the store does not enforce conditional creates: promise 2 is not enforced here, so only one"
+    " host may write into this repository"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One sentence, and what to do next.
 
+    ``key`` is the same for as long as the trouble is, see `walkeeper.core.alerts.Condition`.
     ``urgent`` is what endangers the archive or a recovery now; the rest can wait for the day.
     """
 
     what: str
     hint: str | None = None
     urgent: bool = True
+    key: str = field(default="other", kw_only=True)
 
 
 def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
@@ -35,6 +42,7 @@ def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
         yield Finding(
             f"the agent archives into another archive: {agent.folder} in {agent.repository}",
             "was the configuration changed? restart the agent",
+            key="other_archive",
         )
     source, archiving = agent.source, agent.archiving
     if agent.http is not None and agent.http.problem is not None:
@@ -42,22 +50,37 @@ def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
             f"nobody can watch over HTTP: {agent.http.problem}",
             "archiving goes on without it",
             urgent=False,
+            key="http",
         )
     if not source.verified:
-        yield Finding(f"nothing is archived: {source.reason}", source.hint)
+        yield Finding(f"nothing is archived: {source.reason}", source.hint, key="source")
+    yield from _find_untold(agent)
     if archiving is None:
         return
     if archiving.last_error is not None:
-        yield Finding(f"WAL is not getting through: {archiving.last_error}", "see the agent's log")
+        what = f"WAL is not getting through: {archiving.last_error}"
+        yield Finding(what, "see the agent's log", key="archiving")
     tail = agent.tail
     if tail is not None and tail.state == "stopped" and source.verified:
-        yield Finding(f"the tail is stopped: {tail.reason}", "see the agent's log")
+        what = f"the tail is stopped: {tail.reason}"
+        yield Finding(what, "see the agent's log", key="tail")
     if tail is None or tail.state == "off":
         if archiving.rpo_s > RPO_LIMIT_S:
             hint = "is archive_timeout set? see: walkeeper check"
-            yield Finding(_behind_text(archiving.rpo_s), hint)
+            yield Finding(behind_text(archiving.rpo_s), hint, key="behind")
     elif archiving.rpo_s > max(TAIL_RPO_LIMIT_S, 10 * tail.interval_s):
-        yield Finding(_behind_text(archiving.rpo_s), tail.reason)
+        yield Finding(behind_text(archiving.rpo_s), tail.reason, key="behind")
+
+
+def _find_untold(agent: AgentStatus) -> Iterator[Finding]:
+    for sink in agent.alerting:
+        if sink.problem is not None:
+            yield Finding(
+                f"alerts do not get through to {sink.name}: {sink.problem}",
+                sink.hint or "walkeeper check --alerts",
+                urgent=False,
+                key=f"sink:{sink.name}",
+            )
 
 
 def find_archive_problems(health: ArchiveHealth, agent: AgentStatus | None) -> Iterator[Finding]:
@@ -67,25 +90,30 @@ def find_archive_problems(health: ArchiveHealth, agent: AgentStatus | None) -> I
     a notice.
     """
     if not health.backups:
-        yield Finding("there is no base backup: nothing can be recovered", "walkeeper backup")
+        what = "there is no base backup: nothing can be recovered"
+        yield Finding(what, "walkeeper backup", key="no_backup")
     for listed in health.unreadable:
-        yield Finding(f"backup {listed.backup} cannot be read: {listed.problem}")
+        what = f"backup {listed.backup} cannot be read: {listed.problem}"
+        yield Finding(what, key=f"backup_unreadable:{listed.backup}")
     if health.backups and health.backups[-1].id in health.unusable:
-        yield Finding(_unusable_text(health.backups[-1].id), "take another one: walkeeper backup")
+        what = _unusable_text(health.backups[-1].id)
+        yield Finding(what, "take another one: walkeeper backup", key="backup_unusable")
     if health.backups and health.backups[-1].checksum_findings:
         newest = health.backups[-1]
         yield Finding(
             f"the newest backup, {newest.id}, holds {newest.checksum_findings} damaged pages",
             "they are damaged in the cluster: look there (pg_amcheck)",
             urgent=False,
+            key="backup_damaged",
         )
-    for problem in health.problems:
-        yield Finding(problem)
+    for number, problem in enumerate(health.problems, 1):
+        yield Finding(problem, key=f"timelines:{number}")
     for window in find_gaps(health, agent):
         if not is_made_up_for(window, health):
             yield Finding(
                 _gap_text(window, health),
                 "is it still in pg_wal? else take a backup: walkeeper backup",
+                key=f"gap:{window.timeline}-{window.end}",
             )
 
 
@@ -98,19 +126,14 @@ def find_drill_problems(drills: DrillHistory) -> Iterator[Finding]:
             f"backup {last.backup}: it failed at {last.failed_phase}",
             "to see why: walkeeper drill",
             urgent=False,
+            key="drill_unproven",
         )
 
 
 def find_notices(health: ArchiveHealth | None, agent: AgentStatus | None) -> Iterator[str]:
     """What is worth knowing and needs nobody."""
-    if agent is not None and False in {
-        agent.store.conditional_put,
-        agent.store.conditional_multipart,
-    }:
-        yield (
-            "the store does not enforce conditional creates: promise 2 is not enforced here, so"
-            " only one host may write into this repository"
-        )
+    if agent is not None and is_unconditional(agent):
+        yield UNCONDITIONAL
     if agent is not None and agent.fetch.last_error is not None:
         yield f"the last wal-fetch that failed: {agent.fetch.last_error}"
     if health is None:
@@ -130,9 +153,15 @@ def find_notices(health: ArchiveHealth | None, agent: AgentStatus | None) -> Ite
         )
 
 
-def _behind_text(rpo_s: float) -> str:
+def behind_text(rpo_s: float) -> str:
+    """How old what the archive lacks is."""
     age = f"{rpo_s:.0f} s" if rpo_s < 120 else f"{rpo_s / 60:.0f} min"
     return f"WAL of the last {age} is not in the archive"
+
+
+def is_unconditional(agent: AgentStatus) -> bool:
+    """Whether the store is known to let one writer overwrite another."""
+    return False in {agent.store.conditional_put, agent.store.conditional_multipart}
 
 
 def _unusable_text(backup: str) -> str:

@@ -132,7 +132,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 def find_problems(subject: Subject, look: Look, agent: AgentStatus | None) -> Iterator[Finding]:
     """All that needs attention: the repository's troubles, the agent's, the archive's."""
     if look.error is not None:
-        yield Finding(f"the repository cannot be read: {look.error}", look.hint)
+        what = f"the repository cannot be read: {look.error}"
+        yield Finding(what, look.hint, key="repository")
     if agent is not None:
         known = agent.archive if subject.record is None else subject.record.archive
         yield from find_agent_problems(agent, known)
@@ -154,7 +155,7 @@ def make_report(
     findings = [*find_problems(subject, look, agent)]
     if trouble is not None:
         text = f"nothing is archived from here: {trouble}"
-        findings.insert(0, Finding(text, "systemctl start walkeeper"))
+        findings.insert(0, Finding(text, "systemctl start walkeeper", key="agent"))
     found = None
     if subject.record is not None and look.health is not None:
         found = repository_status(subject.record, look.health, look.drills, now)

@@ -103,6 +103,13 @@ READ_BYTES: Final = _histogram("object_read_bytes", "How much was read.", "kind"
 FETCHED: Final = _counter("wal_fetched_files", "WAL files served to restore_command.")
 FETCH_ERRORS: Final = _counter("wal_fetch_errors", "Requests for WAL that failed.")
 
+NOTIFIED: Final = _counter(
+    "notifications",
+    "Alerts, and heartbeats, that were told and that were not.",
+    "sink_kind",
+    "outcome",
+)
+
 ALL: Final = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """Every metric of our own; the process_* ones of the client library come beside them."""
 PROCESS: Final = (

@@ -16,10 +16,12 @@ from walkeeper.agent.http import HttpServer
 from walkeeper.agent.jobs import JobTools, make_scheduler
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.page.routes import StatusPage
+from walkeeper.agent.sinks import Sink
 from walkeeper.agent.status_handler import StatusHandler
-from walkeeper.agent.watching import Watching, open_http
+from walkeeper.agent.watching import Watching, make_alerting, open_http, open_sinks
 from walkeeper.errors import PostgresUnavailable
 from walkeeper.repository.archive import Archive
+from walkeeper.services.agent_status import SinkStatus
 from walkeeper.services.fetcher import Fetcher
 
 _PUSH_DEADLINE_S: Final = 20.0
@@ -39,6 +41,7 @@ class Handlers:
         fetcher: Fetcher,
         *,
         http: HttpServer | None,
+        sinks: tuple[Sink, ...] | None,
         program: tuple[str, ...],
     ) -> None:
         changed = asyncio.Event()
@@ -48,11 +51,14 @@ class Handlers:
         self._backup = BackupHandler(shop, archive, cluster.guard, changed.set)
         tools = JobTools(shop, archive, cluster, self._backup)
         self._scheduler = make_scheduler(tools, changed.set)
-        self._status = StatusHandler(shop, archive, cluster, fetcher, self._scheduler, http=http)
+        self._status = StatusHandler(
+            shop, archive, cluster, fetcher, self._scheduler, http=http, told=self._told
+        )
         every_s = float(shop.config.agent.look_every)
         observer = Observer(shop, archive, self._status.status, changed=changed, every_s=every_s)
         page = StatusPage(observer, shop.pool, program)
-        self.watching = Watching(observer, http, shop.counters, page)
+        self._alerting = make_alerting(shop, archive, observer, sinks)
+        self.watching = Watching(observer, http, shop.counters, page, self._alerting)
 
     @classmethod
     async def open(
@@ -70,7 +76,8 @@ class Handlers:
         places = FetchPlaces(state_dir, state_dir)
         fetcher = await open_fetcher(archive, shop.pool, places, shop.config.fetch)
         http = await open_http(shop.config.agent, shop)
-        return cls(shop, archive, cluster, fetcher, http=http, program=program)
+        sinks = await open_sinks(shop)
+        return cls(shop, archive, cluster, fetcher, http=http, sinks=sinks, program=program)
 
     def register(self, control: ControlServer) -> None:
         """Give the socket its commands."""
@@ -84,6 +91,9 @@ class Handlers:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._fetcher.run())
             group.create_task(self._scheduler.run())
+
+    def _told(self) -> tuple[SinkStatus, ...]:
+        return () if self._alerting is None else self._alerting.statuses()
 
     async def _push(self, request: Request) -> Reply:
         if self._cluster.push is None:

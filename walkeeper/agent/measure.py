@@ -34,6 +34,8 @@ OPERATIONS: Final = (
 """The methods of `walkeeper.storage.base.Storage` that ask it something."""
 ERRORS: Final = (StorageError.__name__, *(kind.__name__ for kind in StorageError.__subclasses__()))
 """The classes that an error of a store can be of."""
+SINK_KINDS: Final = ("webhook", "mail", "command", "heartbeat")
+"""The first words of the names of sinks."""
 _WORRYING: Final = frozenset({"failed", "interrupted", "findings"})
 
 Value = tuple[Metric, tuple[str, ...], float | HistogramCounts]
@@ -59,6 +61,10 @@ def measure(observer: Observer, counters: StorageCounters, now: datetime) -> Ite
     yield from _store(counters)
     yield metrics.FETCHED, (), agent.fetch.fetched
     yield metrics.FETCH_ERRORS, (), agent.fetch.errors
+    for kind in SINK_KINDS:
+        sinks = [one for one in agent.alerting if one.name.partition(" ")[0] == kind]
+        yield metrics.NOTIFIED, (kind, "told"), sum(one.told for one in sinks)
+        yield metrics.NOTIFIED, (kind, "failed"), sum(one.failed for one in sinks)
 
 
 def _archiving(agent: AgentStatus) -> Iterator[Value]:

@@ -104,6 +104,11 @@ class Observer:
         """The last six hours, one each 15 s, the oldest first; none before the server was known."""
         return self._samples
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the last request to the store failed, None when it did not."""
+        return self._shop.counters.failing()
+
     def findings(self) -> tuple[Finding, ...]:
         """What needs attention now, in the sentences of ``walkeeper status``."""
         return tuple(find_problems(self._subject, self.look, self.agent()))

@@ -21,6 +21,7 @@ from walkeeper.services.agent_status import (
     AgentStatus,
     ArchivingStatus,
     FetchStatus,
+    SinkStatus,
     SourceStatus,
     StoreStatus,
     TailStatus,
@@ -46,6 +47,7 @@ class StatusHandler:
         scheduler: Scheduler,
         *,
         http: HttpServer | None = None,
+        told: Callable[[], tuple[SinkStatus, ...]] = tuple,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shop = shop
@@ -54,6 +56,7 @@ class StatusHandler:
         self._fetcher = fetcher
         self._scheduler = scheduler
         self._http = http
+        self._told = told
         self._now = now
         self._started_at = now()
 
@@ -77,6 +80,7 @@ class StatusHandler:
             tail=self._tail(),
             schedule=self._scheduler.statuses(),
             http=None if self._http is None else self._http.status,
+            alerting=self._told(),
         )
 
     def _source(self) -> SourceStatus:

@@ -1,20 +1,27 @@
-"""Everything that watches: the observer, and the HTTP port through which it is seen."""
+"""Everything that watches: the observer, the HTTP port through which it is seen, the alerts."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
+from walkeeper.agent.alert_text import Origin
+from walkeeper.agent.alerting import Alerting
+from walkeeper.agent.certificates import find_expiring
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.http import HttpServer
 from walkeeper.agent.http_answer import JSON, Answer, Question, json_answer, text_answer
 from walkeeper.agent.http_entry import open_entry
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.page.routes import StatusPage
+from walkeeper.agent.sinks import Sink, make_sinks
 from walkeeper.config import AgentConfig
+from walkeeper.repository.archive import Archive
 from walkeeper.storage.observe import StorageCounters
 
 _AGAIN_S: Final = 30.0
@@ -23,9 +30,9 @@ log = structlog.get_logger(__name__)
 
 
 class Watching:
-    """Runs the observer and what shows what it sees; `run` returns after `stop`.
+    """Runs the observer and what shows or tells what it sees; `run` returns after `stop`.
 
-    Without the HTTP port nobody would see it, so that nothing is looked at.
+    Without the HTTP port and alerts nobody would see it, so that nothing is looked at.
     """
 
     def __init__(
@@ -34,11 +41,13 @@ class Watching:
         http: HttpServer | None,
         counters: StorageCounters,
         page: StatusPage,
+        alerting: Alerting | None,
     ) -> None:
         self.observer = observer
         self._http = http
         self._stopped = asyncio.Event()
         self._page = page
+        self._alerting = alerting
         if http is not None:
             from walkeeper.agent.metrics_page import MetricsPage
 
@@ -50,24 +59,39 @@ class Watching:
 
     async def run(self) -> None:
         """Watch until stopped or cancelled; a fault of our own in it does not end archiving."""
-        while self._http is not None and not self._stopped.is_set():
+        async with asyncio.TaskGroup() as group:
+            if self._http is not None or self._alerting is not None:
+                group.create_task(self._keep_on(self._watch))
+            if self._alerting is not None:
+                group.create_task(self._keep_on(self._alert))
+
+    async def _keep_on(self, work: Callable[[], Awaitable[None]]) -> None:
+        while not self._stopped.is_set():
             try:
-                await self._watch(self._http)
+                await work()
             except Exception:
-                log.exception("watching_broke")
+                log.exception("watching_broke", what=work.__name__)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_AGAIN_S):
                         await self._stopped.wait()
 
-    async def _watch(self, http: HttpServer) -> None:
+    async def _watch(self) -> None:
         async with asyncio.TaskGroup() as group:
-            observing = [
-                group.create_task(self.observer.run()),
-                group.create_task(self._page.run()),
-            ]
-            await http.run()
+            observing = [group.create_task(self.observer.run())]
+            if self._http is not None:
+                observing.append(group.create_task(self._page.run()))
+                await self._http.run()
+            else:
+                await self._stopped.wait()
             for task in observing:
                 task.cancel()
+
+    async def _alert(self) -> None:
+        assert self._alerting is not None
+        async with asyncio.TaskGroup() as group:
+            telling = group.create_task(self._alerting.run())
+            await self._stopped.wait()
+            telling.cancel()
 
     def stop(self) -> None:
         """Begin nothing more; `run` returns when what is being answered has ended."""
@@ -94,3 +118,28 @@ async def open_http(agent: AgentConfig, shop: Workshop) -> HttpServer | None:
         return None
     loop = asyncio.get_running_loop()
     return HttpServer(agent.http, await loop.run_in_executor(shop.pool, open_entry, agent))
+
+
+async def open_sinks(shop: Workshop) -> tuple[Sink, ...] | None:
+    """Whom alerts go to, None where [alerts] is not used; raises ConfigError without a secret."""
+    alerts = shop.config.alerts
+    return await make_sinks(alerts, shop.pool) if alerts.is_used else None
+
+
+def make_alerting(
+    shop: Workshop, archive: Archive, observer: Observer, sinks: tuple[Sink, ...] | None
+) -> Alerting | None:
+    """The alerts of an agent; None where nobody is to be told."""
+    if sinks is None:
+        return None
+    config, known_as = shop.config, archive.record.archive
+    return Alerting(
+        observer,
+        config.alerts,
+        sinks,
+        Origin(archive.folder, shop.storage.url, socket.gethostname()),
+        state_path=config.agent.state_dir / "alerts" / f"{known_as}.json",
+        pool=shop.pool,
+        segment_bytes=archive.segment_size.bytes,
+        find_expiring=lambda: find_expiring(config.repository, shop.pool),
+    )

@@ -1,0 +1,197 @@
+"""Alerts of the agent: decides what is wrong, keeps it over restarts, has the sinks told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from walkeeper.agent.alert_text import Origin
+from walkeeper.agent.delivery import Delivery
+from walkeeper.agent.heartbeat import Heartbeat
+from walkeeper.agent.observer import Observer
+from walkeeper.agent.sinks import Sink
+from walkeeper.agent.state_file import read_state, write_state
+from walkeeper.config_alerts import AlertsConfig
+from walkeeper.core.alerts import Alert, Entry, Severity, advance
+from walkeeper.core.backlog import BacklogSample
+from walkeeper.services.agent_status import SinkStatus
+from walkeeper.services.alert_conditions import (
+    Expiring,
+    Seen,
+    Targets,
+    find_conditions,
+    find_unknown,
+    is_within_target,
+)
+
+FindExpiring = Callable[[], Awaitable[Sequence[Expiring] | None]]
+
+_EVERY_S: Final = 5.0
+_LEAST_EVERY_S: Final = 0.5
+_STALE_S: Final = 60.0
+"""Who has judged nothing for so long cannot say that all is well."""
+_TREND: Final = timedelta(minutes=15)
+_EXPIRY_EVERY_S: Final = 6 * 3600.0
+_EXPIRY_AGAIN_S: Final = 600.0
+
+log = structlog.get_logger(__name__)
+
+
+class AlertState(msgspec.Struct, frozen=True, kw_only=True):
+    """``state_dir/alerts/<archive>.json``: the alerts, and by the name of each sink its ledger."""
+
+    version: int = 1
+    alerts: dict[str, Alert]
+    ledgers: dict[str, dict[str, Entry]]
+
+
+class Alerting:
+    """Judges every few seconds what the observer has seen; each sink is told in its own time.
+
+    ``state_path`` is read when `run` begins. ``find_expiring`` is asked a few times a day.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        config: AlertsConfig,
+        sinks: Sequence[Sink],
+        origin: Origin,
+        *,
+        state_path: Path,
+        pool: ThreadPoolExecutor,
+        segment_bytes: int,
+        find_expiring: FindExpiring,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._observer = observer
+        self._now = now
+        self._pool = pool
+        self._state_path = state_path
+        self._segment_bytes = segment_bytes
+        self._find_expiring = find_expiring
+        self._hold = timedelta(seconds=config.hold)
+        self._every_s = max(_LEAST_EVERY_S, min(_EVERY_S, config.hold / 2))
+        self._targets = Targets(
+            rpo_s=config.rpo,
+            max_backup_age_s=config.max_backup_age,
+            max_drill_age_s=config.max_drill_age,
+            disk_full_within_s=config.disk_full_within,
+            expiry_within_s=config.expiry_within,
+        )
+        repeat = timedelta(seconds=config.repeat)
+        self._deliveries = [Delivery(one, origin, repeat, self._save, now=now) for one in sinks]
+        self._heartbeat = None
+        if config.heartbeat_url is not None:
+            interval_s = float(config.heartbeat_interval)
+            self._heartbeat = Heartbeat(config.heartbeat_url, interval_s, self.is_well)
+        self._saving = asyncio.Lock()
+        self._is_loaded = False
+        self._judged_at: float | None = None
+        self._expiring: Sequence[Expiring] | None = None
+        self.alerts: dict[str, Alert] = {}
+
+    def statuses(self) -> tuple[SinkStatus, ...]:
+        """How each sink fares, the heartbeat behind them."""
+        found = [one.status for one in self._deliveries]
+        beat = self._heartbeat
+        if beat is not None:
+            found.append(SinkStatus(name="heartbeat", told=beat.sent, failed=beat.failed))
+        return tuple(found)
+
+    def is_well(self) -> bool:
+        """Nothing critical is raised, the server is the right one, the RPO is within its target."""
+        if self._judged_at is None or time.monotonic() - self._judged_at > _STALE_S:
+            return False
+        raised = (one for one in self.alerts.values() if one.raised_at is not None)
+        if any(one.severity is Severity.CRITICAL for one in raised):
+            return False
+        return is_within_target(self._observer.agent(), self._targets)
+
+    async def run(self) -> None:
+        """Watch and tell until cancelled."""
+        if not self._is_loaded:
+            await self._load()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._judge_on())
+            group.create_task(self._watch_expiry())
+            for delivery in self._deliveries:
+                group.create_task(delivery.run())
+            if self._heartbeat is not None:
+                group.create_task(self._heartbeat.run())
+
+    async def _judge_on(self) -> None:
+        while True:
+            if self._judge():
+                await self._save()
+            await asyncio.sleep(self._every_s)
+
+    def _judge(self) -> bool:
+        """Whether something has changed that must outlast a restart."""
+        before, now = _raised(self.alerts), self._now()
+        seen = self._seen(now)
+        conditions = find_conditions(seen, self._targets, now)
+        self.alerts = advance(self.alerts, conditions, find_unknown(seen), now, self._hold)
+        self._judged_at = time.monotonic()
+        for delivery in self._deliveries:
+            delivery.learn(self.alerts)
+        after = _raised(self.alerts)
+        for key in after.keys() - before.keys():
+            log.warning("alert_raised", key=key, reason=self.alerts[key].summary)
+        for key in before.keys() - after.keys():
+            log.info("alert_over", key=key)
+        return before != after
+
+    def _seen(self, now: datetime) -> Seen:
+        samples = [
+            BacklogSample(one.at.timestamp(), one.backlog_bytes, one.disk.free_bytes)
+            for one in self._observer.samples
+            if one.disk is not None and now - one.at <= _TREND
+        ]
+        return Seen(
+            agent=self._observer.agent(),
+            look=self._observer.look,
+            findings=self._observer.findings(),
+            trouble=self._observer.trouble,
+            samples=samples,
+            segment_bytes=self._segment_bytes,
+            expiring=self._expiring,
+        )
+
+    async def _watch_expiry(self) -> None:
+        while True:
+            found = await self._find_expiring()
+            self._expiring = self._expiring if found is None else found
+            await asyncio.sleep(_EXPIRY_AGAIN_S if found is None else _EXPIRY_EVERY_S)
+
+    async def _load(self) -> None:
+        loop = asyncio.get_running_loop()
+        state = await loop.run_in_executor(self._pool, read_state, self._state_path, AlertState)
+        if state is not None:
+            self.alerts = state.alerts
+            for delivery in self._deliveries:
+                delivery.ledger = state.ledgers.get(delivery.name, {})
+        self._is_loaded = True
+
+    async def _save(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with self._saving:  # so that no older state comes behind a newer one
+            ledgers = {one.name: dict(one.ledger) for one in self._deliveries}
+            state = AlertState(alerts=self.alerts, ledgers=ledgers)
+            await loop.run_in_executor(self._pool, write_state, self._state_path, state)
+
+
+def _raised(alerts: dict[str, Alert]) -> dict[str, tuple[object, ...]]:
+    return {
+        key: (one.raised_at, one.severity, one.clear_since)
+        for key, one in alerts.items()
+        if one.raised_at is not None
+    }

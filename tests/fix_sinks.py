@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -213,6 +214,26 @@ async def mail_server(
     finally:
         server.close()
         await server.wait_closed()
+
+
+@pytest.fixture
+def mail_sink() -> Iterator[MailServer]:
+    """A mail server without TLS, in a thread of its own."""
+    servers: queue.Queue[MailServer] = queue.Queue()
+    loop = asyncio.new_event_loop()
+    over = asyncio.Event()
+
+    async def serve() -> None:
+        async with mail_server() as server:
+            servers.put(server)
+            await over.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    yield servers.get(timeout=60)
+    loop.call_soon_threadsafe(over.set)
+    thread.join()
+    loop.close()
 
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]

@@ -95,7 +95,8 @@ class Alerting:
             self._heartbeat = Heartbeat(config.heartbeat_url, interval_s, self.is_well)
         self._saving = asyncio.Lock()
         self._is_loaded = False
-        self._judged_at: float | None = None
+        self._began_at: float | None = None
+        self._judged_at = 0.0
         self._expiring: Sequence[Expiring] | None = None
         self.alerts: dict[str, Alert] = {}
 
@@ -108,11 +109,17 @@ class Alerting:
         return tuple(found)
 
     def is_well(self) -> bool:
-        """Nothing critical is raised, the server is the right one, the RPO is within its target."""
-        if self._judged_at is None or time.monotonic() - self._judged_at > _STALE_S:
+        """Nothing critical is raised, the server is the right one, the RPO is within its target.
+
+        So soon after the start that nothing can be raised yet, nothing critical may be there at
+        all: an agent that dies again and again must not seem well.
+        """
+        at, hold_s = time.monotonic(), self._hold.total_seconds()
+        if self._began_at is None or at - self._judged_at > _STALE_S:
             return False
-        raised = (one for one in self.alerts.values() if one.raised_at is not None)
-        if any(one.severity is Severity.CRITICAL for one in raised):
+        starting = at - self._began_at <= hold_s + self._every_s
+        critical = (one for one in self.alerts.values() if one.severity is Severity.CRITICAL)
+        if any(starting or one.raised_at is not None for one in critical):
             return False
         return is_within_target(self._observer.agent(), self._targets)
 
@@ -141,6 +148,8 @@ class Alerting:
         conditions = find_conditions(seen, self._targets, now)
         self.alerts = advance(self.alerts, conditions, find_unknown(seen), now, self._hold)
         self._judged_at = time.monotonic()
+        if self._began_at is None and seen.look.at is not None:
+            self._began_at = self._judged_at
         for delivery in self._deliveries:
             delivery.learn(self.alerts)
         after = _raised(self.alerts)

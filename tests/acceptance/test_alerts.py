@@ -1,0 +1,220 @@
+"""A live agent tells of what is wrong, of its end, and of no secret."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fix_cli import Installation
+from tests.fix_http import SOME_PORT, ask, http_address
+from tests.fix_postgres import wait_until
+from tests.fix_sinks import MailServer, WebSink
+
+DEADLINE_S = 60.0
+REPEAT_DEADLINE_S = 150.0
+
+Event = tuple[str, str]
+
+
+@dataclass
+class Listeners:
+    """Everybody who is told by the agent of an installation."""
+
+    installation: Installation
+    web: WebSink
+    mail: MailServer
+
+    @property
+    def heard_file(self) -> Path:
+        return self.installation.root / "heard"
+
+    def configure(
+        self, *, script: str = "", path: str = "-of-a-test", url_file: Path | None = None
+    ) -> None:
+        """Write the configuration.
+
+        ``script`` is what the command runs, ``path`` goes into the address of the heartbeat, and
+        ``url_file`` holds that of the webhook.
+        """
+        script = script or f"cat >> {self.heard_file}; echo >> {self.heard_file}"
+        url = (
+            f'url = "{self.web.url("/hook-of-a-test")}"'
+            if url_file is None
+            else f'url_file = "{url_file}"'
+        )
+        self.installation.http = SOME_PORT
+        self.installation.more_agent = 'look_every = "5s"'
+        self.installation.configure(
+            "[alerts]\n"
+            'rpo = "1h"\nhold = "1s"\nrepeat = "1min"\nheartbeat_interval = "1s"\n'
+            f'heartbeat_url = "{self.web.url("/beat" + path)}"\n'
+            f"webhook = [{{ {url} }}]\n"
+            f'mail = {{ server = "127.0.0.1", port = {self.mail.port}, security = "none",'
+            ' from = "walkeeper@db.test", to = ["dba@db.test"] }\n'
+            f'command = {{ argv = ["/bin/sh", "-c", "{script}"] }}'
+        )
+
+    def start(self) -> None:
+        self.installation.start_agent()
+        self.installation.wait_recognised()
+
+    @property
+    def beats(self) -> int:
+        return sum(one.path.startswith("/beat") for one in self.web.received)
+
+    def by_webhook(self) -> list[Event]:
+        posted = [one.body for one in self.web.received if one.path.startswith("/hook")]
+        return [_event(json.loads(body)) for body in posted]
+
+    def by_command(self) -> list[Event]:
+        if not self.heard_file.exists():
+            return []
+        lines = self.heard_file.read_text().splitlines(keepends=True)
+        return [_event(json.loads(one)) for one in lines if one.endswith("\n") and one.strip()]
+
+    def mail_texts(self) -> list[str]:
+        return [f"{one['Subject']}\n{one.get_content()}" for one in self.mail.mails]
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S) -> None:
+        """`wait_until`, which shows at the end of its patience what was heard and logged."""
+        try:
+            wait_until(condition, what, timeout_s)
+        except pytest.fail.Exception as error:
+            heard = f"webhook: {self.by_webhook()}\ncommand: {self.by_command()}"
+            pytest.fail(f"{error}\n{heard}\n{self.installation.agent_log[-6000:]}")
+
+    def wait_told(self, event: Event, mail: str, timeout_s: float = DEADLINE_S) -> None:
+        """Until the webhook, the command and a mail with the words ``mail`` have told of it."""
+
+        def told() -> bool:
+            both = event in self.by_webhook() and event in self.by_command()
+            return both and any(mail in text for text in self.mail_texts())
+
+        self.wait(told, f"{event} to be told", timeout_s)
+
+    def wait_beating(self) -> None:
+        before = self.beats
+        self.wait(lambda: self.beats >= before + 2, "heartbeats")
+
+
+def _event(document: dict[str, Any]) -> Event:
+    return document["event"], document["key"]
+
+
+@pytest.fixture
+def listeners(installation: Installation, web_sink: WebSink, mail_sink: MailServer) -> Listeners:
+    """An initialised installation with an alert sink of each kind; its agent is not started."""
+    found = Listeners(installation, web_sink, mail_sink)
+    found.configure()
+    installation.initialise()
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_a_repository_that_goes_away_is_told_by_all_and_so_is_its_return(
+    listeners: Listeners,
+) -> None:
+    installation = listeners.installation
+    listeners.start()
+    installation.run("backup")
+    listeners.wait_beating()
+    away = installation.repository.with_name("away")
+    installation.repository.rename(away)
+    listeners.wait_told(("raised", "repository"), "CRITICAL")
+    address = http_address(installation)
+    assert ask(address, "/readyz").status == 503
+    assert 'walkeeper_notifications_total{outcome="told",sink_kind="webhook"}' in (
+        ask(address, "/metrics").text
+    )
+    beats = listeners.beats
+    listeners.wait_told(("repeated", "repository"), "STILL CRITICAL", REPEAT_DEADLINE_S)
+    assert listeners.beats <= beats + 1  # one may have been on its way
+    away.rename(installation.repository)
+    listeners.wait_told(("recovered", "repository"), "RECOVERED")
+    listeners.wait_beating()
+
+
+@pytest.mark.timeout(300)
+def test_a_restart_of_the_agent_repeats_nothing_and_forgets_no_all_clear(
+    listeners: Listeners,
+) -> None:
+    installation = listeners.installation
+    listeners.start()
+    listeners.wait_told(("raised", "no_backup"), "no base backup")
+    assert listeners.beats == 0
+    installation.stop_agent()
+    listeners.start()
+    installation.run("backup")
+    listeners.wait_told(("recovered", "no_backup"), "RECOVERED")
+    for heard in (listeners.by_webhook(), listeners.by_command()):
+        told = [event for event, key in heard if key == "no_backup"]
+        assert [one for one in told if one != "repeated"] == ["raised", "recovered"]
+
+
+@pytest.mark.timeout(300)
+def test_a_sink_that_fails_delays_no_other_and_is_shown(listeners: Listeners) -> None:
+    listeners.web.status = 500
+    listeners.start()
+    installation = listeners.installation
+    listeners.wait(
+        lambda: (
+            {("raised", "no_backup"), ("raised", "sink:webhook 1")} <= {*listeners.by_command()}
+        ),
+        "the command to be told of both",
+    )
+    found = [one["what"] for one in installation.json("status", code=None)["findings"]]
+    assert any("do not get through to webhook 1" in what for what in found)
+    listeners.web.status = 200
+    listeners.wait(
+        lambda: (
+            ("raised", "no_backup") in listeners.by_webhook()
+            and ("recovered", "sink:webhook 1") in listeners.by_command()
+        ),
+        "the webhook to be told after all",
+    )
+
+
+@pytest.mark.timeout(300)
+def test_no_secret_is_in_a_log_a_metric_a_page_or_an_alert(listeners: Listeners) -> None:
+    installation = listeners.installation
+    planted = {place: f"c4n4ry-{place}-Zq8W" for place in ("dsn", "beat", "env", "hook")}
+    printed, url_file = installation.root / "printed", installation.root / "hook-url"
+    urls = [listeners.web.url(f"/{name}-{planted[name]}") for name in ("beat", "hook")]
+    printed.write_text(" ".join([planted["dsn"], planted["env"], *urls]))
+    url_file.write_text(urls[1])
+    script = f"cat > /dev/null; cat {printed} >&2; exit 7"
+    listeners.configure(script=script, path=f"-{planted['beat']}", url_file=url_file)
+    dsn = installation.cluster.dsn.replace("postgres@", f"postgres:{planted['dsn']}@")
+    installation.environment |= {
+        "WALKEEPER_CLUSTER_DSN": dsn,
+        "AWS_SECRET_ACCESS_KEY": planted["env"],
+    }
+    listeners.start()
+    address = http_address(installation)
+    installation.cluster.stop()
+    expected = {("raised", "sink:command"), ("raised", "no_backup")}
+    listeners.wait(
+        lambda: (
+            expected <= {*listeners.by_webhook()}
+            and any("sink" in text or "command" in text for text in listeners.mail_texts())
+            and ask(address, "/readyz").status == 503
+        ),
+        "the alerts",
+    )
+    shown = {path: ask(address, path).text for path in ("/", "/metrics", "/readyz")}
+    shown["status"] = ask(address, "/api/v1/status").text
+    shown["command"] = installation.run("status", code=None).stdout
+    shown["log"] = installation.agent_log
+    shown["mails"] = "\n".join(listeners.mail_texts())
+    shown["posted"] = "\n".join(one.body.decode() for one in listeners.web.received)
+    assert "[redacted]" in shown["status"]  # what the command has printed
+    assert "[redacted]" in shown["posted"]
+    leaks = [
+        (where, one) for where, text in shown.items() for one in planted if planted[one] in text
+    ]
+    assert not leaks

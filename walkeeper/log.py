@@ -17,6 +17,8 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 REDACTED: Final = "[redacted]"
+_MIN_PATH: Final = 12
+"""Of an address: shorter ones, like /hook, are words that lines are made of, and no secrets."""
 _MIN_SECRET: Final = 4
 """Shorter texts turn up by chance, and replacing them would make the log unreadable."""
 
@@ -34,8 +36,9 @@ def register_secret_url(url: str) -> None:
     """The same for an address that is a secret: whole, and what stands behind its host."""
     register_secret(url)
     parts = urlsplit(url)
-    for part in (parts.path, parts.query, unquote(parts.path), parts.password or ""):
-        if part.strip("/"):
+    register_secret(parts.password or "")
+    for part in (parts.path, parts.query, unquote(parts.path)):
+        if len(part.strip("/")) >= _MIN_PATH:
             register_secret(part.strip("/"))
 
 

@@ -113,3 +113,11 @@ def test_the_longest_secret_goes_first_and_very_short_ones_are_left() -> None:
         log.register_secret(secret)
     event = log.redact(None, "info", {"event": "x abcd-efgh abcd"})
     assert event["event"] == f"x {log.REDACTED} {log.REDACTED}"
+
+
+def test_of_a_secret_address_its_path_is_kept_back_unless_it_is_but_a_word() -> None:
+    log.register_secret_url("https://example.org/hook")
+    log.register_secret_url("https://example.org/services/T0/B0/abcdef")
+    assert log.redact_text("webhook 1 at example.org") == "webhook 1 at example.org"
+    assert log.redact_text("to https://example.org/hook") == f"to {log.REDACTED}"
+    assert log.redact_text("POST /services/T0/B0/abcdef") == f"POST /{log.REDACTED}"

@@ -51,9 +51,18 @@ def wait_refused(copy: Installation, reason: str) -> SourceStatus:
 
 
 def check_untouched(shipping: Installation, before: dict[str, str]) -> None:
-    """Nothing was added but what the server itself has shipped: it is never quite idle."""
+    """Nothing was added but what the server itself has shipped: it is never quite idle.
+
+    The tail of a segment may go when that is stored whole.
+    """
     after = fingerprint(FileShelf(shipping.repository))
-    assert before.items() <= after.items()
+    whole = {name.rpartition("/")[2][:24] for name in after if "/wal/" in name}
+    left = {
+        item
+        for item in before.items()
+        if "/tail/" not in item[0] or item[0].split("/")[-2] not in whole
+    }
+    assert left <= after.items()
     name, _ = wait_shipped(shipping)  # and what is stored there are the server's own bytes
     assert all(f"/tail/{name}/" in one for one in after.keys() - before.keys())
 

@@ -172,6 +172,26 @@ async def test_the_server_on_the_local_files_is_recognised(make_cluster, executo
         await server.check_same_server(link, executor)
 
 
+@pytest.mark.parametrize("version", versions_at_hand())
+async def test_a_server_whose_clock_was_set_while_it_started_is_the_local_one(
+    make_cluster, make_standby, executor, version
+):
+    primary = make_cluster(version=version, fsync=False)
+    standby = make_standby(primary)
+    primary.sql("CREATE ROLE walker LOGIN; GRANT pg_read_all_settings TO walker")
+    for cluster in (primary, standby):
+        path = cluster.data_dir / "postmaster.pid"
+        lines = path.read_text().split("\n")
+        lines[2] = str(int(lines[2]) - 3600)
+        path.write_text("\n".join(lines))
+        async with await connect(cluster) as server:
+            await server.check_same_server(cluster.data_dir, executor)
+    async with await connect(primary) as server:
+        await server.execute("SET ROLE walker", doing="be nobody")
+        assert await server.writes_into(primary.data_dir, executor)
+        assert not await server.writes_into(standby.data_dir, executor)
+
+
 async def test_another_server_is_not_the_local_one(make_cluster, make_standby, executor):
     primary = make_cluster(fsync=False)
     standby = make_standby(primary)

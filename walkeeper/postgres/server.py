@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, cast
@@ -20,7 +21,7 @@ from walkeeper.core.wal import WalSegment
 from walkeeper.errors import PostgresError, PostgresUnavailable, WrongServer
 from walkeeper.postgres.errors import map_errors
 from walkeeper.postgres.facts import ServerFacts, parse_facts
-from walkeeper.postgres.same_server import find_difference
+from walkeeper.postgres.same_server import find_difference, holds_snapshot
 
 _RIGHTS_HINT: Final = "GRANT pg_monitor TO the role of the dsn, or use a superuser"
 _CLOSE_TIMEOUT_S: Final = 5.0
@@ -250,10 +251,27 @@ class Server:
             difference = await loop.run_in_executor(executor, find_difference, facts, data_dir)
             if difference is None:
                 return
+        # A clock that was set while the server started makes its times differ. A file tells.
+        check = partial(find_difference, facts, data_dir, any_start=True)
+        same = await loop.run_in_executor(executor, check) is None
+        if same and await self.writes_into(data_dir, executor):
+            return
         raise WrongServer(
             f"the dsn leads to another server than the one that runs on {data_dir}: {difference}",
             hint="a proxy, a virtual address or a wrong port? The dsn should be the local socket",
         )
+
+    async def writes_into(self, data_dir: Path, executor: ThreadPoolExecutor) -> bool:
+        """Whether this session's server has its files in ``data_dir``.
+
+        It exports a snapshot, which any role may, and that makes a file for as long.
+        """
+        query = "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.pg_backend_pid()"
+        with map_errors("export a snapshot", rights_hint=_RIGHTS_HINT):
+            async with self._lock, self._connection.transaction():
+                row = await self._connection.fetchrow(query, timeout=self._deadline_s)
+                look = partial(holds_snapshot, data_dir, *cast("tuple[str, int]", row))
+                return await asyncio.get_running_loop().run_in_executor(executor, look)
 
     async def _timeline(self, *, in_recovery: bool) -> int:
         doing = "ask for the timeline"

@@ -122,6 +122,18 @@ async def test_an_outage_before_the_archive_was_ever_seen_is_an_error(
         await bench.fetch_history(2, mode)
 
 
+async def test_what_an_earlier_version_has_kept_of_unsigned_timelines_is_not_believed(
+    bench: FetchBench, keys: TestKeys
+) -> None:
+    await bench.put_segments(1, 1)
+    kept = bench.directory / "history" / bench.archive.record.archive
+    kept.mkdir(parents=True)
+    (kept / "listed-00000099").touch()
+    other = await make_bench(bench.storage, keys, bench.pool, bench.directory)
+    assert other.history.highest is None
+    assert await other.fetch_history(2) is None
+
+
 async def reborn(bench: FetchBench, keys: TestKeys) -> FetchBench:
     """Another process on the same host, which finds the archive and then loses it."""
     other = await make_bench(bench.storage, keys, bench.pool, bench.directory)

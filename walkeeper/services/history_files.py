@@ -20,7 +20,8 @@ from walkeeper.errors import IntegrityError, ObjectExists
 from walkeeper.storage.durable import Draft
 
 _HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history")
-_LISTED: Final = re.compile(r"listed-([0-9A-F]{8})")
+_LISTED: Final = re.compile(r"signed-([0-9A-F]{8})")
+"""Files "listed-..." are of versions that counted timelines which no writer had signed."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +65,7 @@ class HistoryFiles:
 
     def keep_listed(self, highest: int) -> None:
         """Remember that the archive was listed completely, and up to where it goes."""
-        self._create(f"listed-{highest:08X}", b"")
+        self._create(f"signed-{highest:08X}", b"")
 
     def _names(self) -> Iterator[str]:
         if self._directory.is_dir():

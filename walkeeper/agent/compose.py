@@ -20,6 +20,7 @@ from walkeeper.config import Config, RepositoryConfig
 from walkeeper.errors import ConfigError
 from walkeeper.keys.keyring import Keyring
 from walkeeper.keys.load import read_key_file
+from walkeeper.log import register_secret
 from walkeeper.repository.archive import Archive, ArchiveKeys
 from walkeeper.repository.backups import BackupStore
 from walkeeper.repository.identity import Trust, find_archive, load_record, probe_archive
@@ -163,4 +164,5 @@ def _credentials(repository: RepositoryConfig) -> tuple[str | None, Secret | Non
     secret = read_key_file(secret_file).text.strip()
     if not key_id or not secret:
         raise ConfigError("[[repository]] access_key_id_file or secret_access_key_file is empty")
+    register_secret(secret)
     return key_id, Secret(secret)

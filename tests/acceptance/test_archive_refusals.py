@@ -81,7 +81,9 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_in_postgresqls_log(
     with planted(cluster, "00000002.history", b"no history\n"):
         wake_archiver(cluster)
         cluster.wait_for_log("walkeeper: 00000002.history is refused")
-    assert fingerprint(shelf) == before
+    after = fingerprint(shelf)
+    assert before.items() <= after.items()  # the server may have finished a segment of its own
+    assert not [one for one in after if name in one or "00000002" in one]
     segments_only.archive_now()
 
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from tests.fix_archive import TestKeys
+from tests.fix_status import AGENT, ARCHIVING
 from tests.fix_tail import FaultyStorage
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.observer import Observer
@@ -19,10 +20,7 @@ from walkeeper.keys.keyring import Keyring
 from walkeeper.repository.archive import Archive
 from walkeeper.services.agent_status import (
     AgentStatus,
-    ArchivingStatus,
-    FetchStatus,
     SourceStatus,
-    StoreStatus,
 )
 from walkeeper.storage.observe import ObservedStorage, StorageCounters
 
@@ -64,36 +62,12 @@ class Scene:
         self.verified = True
 
     def agent(self) -> AgentStatus:
-        return AgentStatus(
-            version="1",
-            pid=1,
-            uptime_s=1.0,
-            repository="file:///r",
+        return msgspec.structs.replace(
+            AGENT,
             folder=self._archive.folder,
             archive=self._archive.record.archive,
             source=SourceStatus(verified=self.verified, reason=None if self.verified else "gone"),
-            archiving=ArchivingStatus(
-                backlog=3,
-                backlog_bytes=3 << 20,
-                oldest_waiting=None,
-                archived=5,
-                failed=0,
-                last_archived=None,
-                last_archived_age_s=None,
-                last_error=None,
-                rpo_s=2.0,
-            ),
-            fetch=FetchStatus(
-                fetched=0, from_prefetch=0, absent=0, holes=0, errors=0, last_error=None
-            ),
-            store=StoreStatus(
-                conditional_put=True,
-                conditional_multipart=True,
-                requests=1,
-                errors=0,
-                bytes_written=0,
-                bytes_read=0,
-            ),
+            archiving=msgspec.structs.replace(ARCHIVING, backlog=3, backlog_bytes=3 << 20),
         )
 
     def observer(self, *, every_s: float = 3600.0, patience_s: float = DEADLINE_S) -> Observer:

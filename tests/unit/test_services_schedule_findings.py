@@ -9,15 +9,14 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from tests.fix_status import AGENT
 from walkeeper.agent.status_handler import encode_status
 from walkeeper.cli.render import Page
 from walkeeper.cli.schedule_report import show_schedule
 from walkeeper.services.agent_status import (
     AgentStatus,
-    FetchStatus,
     JobStatus,
     SourceStatus,
-    StoreStatus,
     decode_agent_status,
 )
 from walkeeper.services.schedule_findings import find_schedule_notices, find_schedule_problems
@@ -38,26 +37,8 @@ WAITING = JobStatus(
 
 
 def agent(**changes: object) -> AgentStatus:
-    return AgentStatus(
-        version="1",
-        pid=1,
-        uptime_s=1.0,
-        repository="memory:",
-        folder="a",
-        archive="b",
-        source=SourceStatus(verified=True),
-        archiving=None,
-        fetch=FetchStatus(fetched=0, from_prefetch=0, absent=0, holes=0, errors=0, last_error=None),
-        store=StoreStatus(
-            conditional_put=None,
-            conditional_multipart=None,
-            requests=0,
-            errors=0,
-            bytes_written=0,
-            bytes_read=0,
-        ),
-        schedule=(msgspec.structs.replace(WAITING, **changes),),
-    )
+    waiting = msgspec.structs.replace(WAITING, **changes)
+    return msgspec.structs.replace(AGENT, archiving=None, schedule=(waiting,))
 
 
 def test_a_schedule_that_is_kept_needs_nobody() -> None:

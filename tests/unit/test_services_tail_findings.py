@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
+from tests.fix_status import AGENT, ARCHIVING
 from walkeeper.cli.status_report import _tail_text
 from walkeeper.services.agent_status import (
     AgentStatus,
-    ArchivingStatus,
-    FetchStatus,
     SourceStatus,
-    StoreStatus,
     TailStatus,
 )
 from walkeeper.services.status_findings import find_agent_problems
@@ -39,33 +37,10 @@ class Case:
 
 
 def agent(case: Case, *, verified: bool = True) -> AgentStatus:
-    return AgentStatus(
-        version="1",
-        pid=1,
-        uptime_s=1,
-        repository="file:///r",
-        folder="f",
-        archive="id",
+    return msgspec.structs.replace(
+        AGENT,
         source=SourceStatus(verified=verified, reason=None if verified else "a copy"),
-        archiving=ArchivingStatus(
-            backlog=0,
-            oldest_waiting=None,
-            archived=5,
-            failed=0,
-            last_archived=None,
-            last_archived_age_s=None,
-            last_error=None,
-            rpo_s=case.rpo_s,
-        ),
-        fetch=FetchStatus(fetched=0, from_prefetch=0, absent=0, holes=0, errors=0, last_error=None),
-        store=StoreStatus(
-            conditional_put=True,
-            conditional_multipart=True,
-            requests=1,
-            errors=0,
-            bytes_written=0,
-            bytes_read=0,
-        ),
+        archiving=msgspec.structs.replace(ARCHIVING, rpo_s=case.rpo_s),
         tail=msgspec.structs.replace(TAIL, state=case.state, interval_s=case.interval_s),
     )
 

@@ -20,7 +20,7 @@ from walkeeper.errors import ForeignCluster, IntegrityError, PostgresError
 from walkeeper.repository.archive import Archive
 from walkeeper.services.local_segment import find_digest
 
-_MOST_UNREADABLE: Final = 16
+MOST_UNREADABLE: Final = 16
 """Segments that nobody signed are passed over on the way to one that can be compared."""
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ async def find_missing_ancestors(
         stored = await _stored_between(archive, local[0], local[-1])
         missing += [segment for segment in local if segment not in stored]
         common = sorted((segment for segment in local if segment in stored), reverse=True)
-        for segment in common[:_MOST_UNREADABLE]:
+        for segment in common[:MOST_UNREADABLE]:
             name = layout.wal_object(segment)
             try:
                 content = (await archive.read_header(name)).content

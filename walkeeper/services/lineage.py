@@ -32,7 +32,7 @@ from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.errors import ForeignCluster, IntegrityError, PostgresError
 from walkeeper.postgres.server import Server
 from walkeeper.repository.archive import Archive
-from walkeeper.services.ancestry import differs, find_missing_ancestors
+from walkeeper.services.ancestry import MOST_UNREADABLE, differs, find_missing_ancestors
 from walkeeper.services.local_segment import LocalSegment, find_digest, find_oldest
 from walkeeper.services.tail_chain import TailChain, TailPiece, find_chain, tail_folders
 
@@ -46,9 +46,6 @@ _ACCEPT: Final = (
     'the WAL between was lost, as with archive_mode off? set [cluster] accept_gap = "{}", '
     "restart the agent, then: walkeeper backup"
 )
-
-_MOST_UNREADABLE: Final = 16
-"""Segments that nobody signed are passed over on the way to one that can be compared."""
 
 log = structlog.get_logger(__name__)
 
@@ -174,13 +171,13 @@ async def _newest_segment(archive: Archive, timeline: int) -> _Newest:
             except IntegrityError as error:
                 log.warning("segment_damaged", reason=str(error), hint=error.hint)
                 unsigned.add(segment)
-            if len(unsigned) == _MOST_UNREADABLE:
+            if len(unsigned) == MOST_UNREADABLE:
                 return _Newest(None, None)
     return _Newest(None, None)
 
 
 async def _last_segments(archive: Archive, folder: str) -> deque[WalSegment]:
-    segments: deque[WalSegment] = deque(maxlen=_MOST_UNREADABLE)
+    segments: deque[WalSegment] = deque(maxlen=MOST_UNREADABLE)
     async for info in archive.list_objects(folder):
         stored = layout.parse_wal_object(info.name)
         if isinstance(stored, WalSegment) and stored.fits(archive.segment_size):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
-from aiobotocore.session import get_session
+from aiobotocore.session import AioSession, get_session
+from botocore.credentials import RefreshableCredentials
 
+from walkeeper.errors import ConfigError
 from walkeeper.storage.s3_data import LeanFiles
 from walkeeper.storage.settings import StorageSettings
 
@@ -106,10 +108,10 @@ async def _in_blocks(body: Body) -> AsyncIterator[memoryview]:
 @asynccontextmanager
 async def new_client(settings: StorageSettings) -> AsyncIterator[S3Client]:
     """A client for the store of ``settings``; leaving the context closes its connections."""
-    session = get_session()
+    session = new_session(settings)
     session.get_component("data_loader").file_loader = LeanFiles()
-    if settings.profile is not None:
-        session.set_config_variable("profile", settings.profile)
+    if settings.access_key_id is None:
+        await load_credentials(session.get_credentials())  # which the session keeps
     secret, token = settings.secret_access_key, settings.session_token
     region = settings.region or session.get_config_variable("region") or _DEFAULT_REGION
     async with session.create_client(
@@ -123,6 +125,31 @@ async def new_client(settings: StorageSettings) -> AsyncIterator[S3Client]:
         config=_client_config(settings),
     ) as client:
         yield client
+
+
+def new_session(settings: StorageSettings) -> AioSession:
+    """What finds credentials and makes clients."""
+    session = get_session()
+    if settings.profile is not None:
+        session.set_config_variable("profile", settings.profile)
+    return session
+
+
+async def load_credentials(found: Awaitable[Any]) -> Any:
+    """What a session or its chain finds, None for nothing; raises ConfigError for what is broken.
+
+    botocore reads a date in it, and stumbles over one without a zone at each request.
+    """
+    try:
+        credentials = await found
+        if isinstance(credentials, RefreshableCredentials):
+            credentials.refresh_needed()
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"the credentials of the store cannot be used: {error}",
+            hint="AWS_CREDENTIAL_EXPIRATION and the like are of the form 2026-11-21T03:00:00Z",
+        ) from None
+    return credentials
 
 
 def _client_config(settings: StorageSettings) -> AioConfig:

@@ -26,6 +26,9 @@ from walkeeper.errors import (
     WalkeeperError,
 )
 
+_EXPIRED: Final = "credentials are still expired."
+"""How the RuntimeError ends that botocore raises (credentials.py, RefreshableCredentials)."""
+
 
 class UploadGone(StorageError):
     """The multipart upload does not exist (any more): completed before, or aborted by others."""
@@ -175,6 +178,12 @@ def s3_errors(operation: str, target: str) -> Iterator[None]:
         raise from_answer(what, error) from error
     except (boto.BotoCoreError, boto.UndefinedModelAttributeError) as error:
         raise from_botocore(what, error) from error
+    except RuntimeError as error:
+        if not str(error).endswith(_EXPIRED):
+            raise
+        raise StorageDenied(
+            f"{what}: the credentials have expired", hint="give the agent's user new ones"
+        ) from error
     except ResponseParserError as error:
         raise StorageUnavailable(f"{what}: the answer is not S3's: {error}") from error
     except aiohttp.InvalidURL as error:

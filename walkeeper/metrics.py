@@ -103,6 +103,13 @@ READ_BYTES: Final = _histogram("object_read_bytes", "How much was read.", "kind"
 FETCHED: Final = _counter("wal_fetched_files", "WAL files served to restore_command.")
 FETCH_ERRORS: Final = _counter("wal_fetch_errors", "Requests for WAL that failed.")
 
+EXPIRY: Final = _gauge(
+    "expiry_timestamp_seconds", "When what lets the agent in ends, where that is known.", "access"
+)
+KEY_FILE: Final = _gauge(
+    "key_file_usable", "1 while a file with a key or a secret could be read again.", "option"
+)
+
 NOTIFIED: Final = _counter(
     "notifications",
     "Alerts, and heartbeats, that were told and that were not.",

@@ -58,6 +58,7 @@ def known_names(of: Iterable[Metric]) -> set[str]:
 
 def test_a_scrape_tells_all_that_is_in_the_list_and_nothing_else(watched: Installation) -> None:
     watched.configure('[schedule]\nbackup = "0 0 1 1 *"')
+    watched.cluster.sql("ALTER ROLE postgres VALID UNTIL '2100-01-01'")
     watched.stop_agent()
     watched.start_agent()
     began = time.time()
@@ -85,6 +86,8 @@ def test_a_scrape_tells_all_that_is_in_the_list_and_nothing_else(watched: Instal
     assert found.value(metrics.JOB_SCHEDULED, task="backup") == 1
     assert found.value(metrics.JOB_SCHEDULED, task="expire") == 0
     assert found.value(metrics.JOB_AGE, task="drill") < 600
+    assert found.value(metrics.EXPIRY, access="role") > time.time()
+    assert found.value(metrics.KEY_FILE, option="encryption.identity_file") == 1
     flushed = found.value(metrics.FLUSHED)
     now = Lsn.parse(watched.cluster.value("SELECT pg_current_wal_flush_lsn()")).value
     assert 0 < flushed <= now

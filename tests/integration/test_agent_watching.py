@@ -14,7 +14,7 @@ MOVING = {
     "uptime_s", "rpo_s", "rpo_max_s", "rpo_p99_s", "last_archived_age_s", "checked_at", "looked_at",
     "listed_at",
     "age_s", "requests", "bytes_read", "bytes_written", "errors", "flush_lsn", "shipped_lsn",
-    "links", "stored_bytes",
+    "links", "stored_bytes", "left_s",
 }  # fmt: skip
 """What differs between two documents of the same state."""
 

@@ -14,7 +14,7 @@ import pytest
 from tests.fix_sinks import Certificate, WebSink
 from walkeeper.agent.certificates import find_expiring
 from walkeeper.config import RepositoryConfig
-from walkeeper.services.alert_conditions import Expiring
+from walkeeper.services.access import Expiring
 
 Find = Callable[[RepositoryConfig], tuple[Expiring, ...] | None]
 

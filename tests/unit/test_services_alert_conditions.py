@@ -16,11 +16,17 @@ from tests.fix_status import AGENT, GAP, HEALTHY, agent
 from walkeeper.core.alerts import Condition, Severity, topic
 from walkeeper.core.backlog import BacklogSample
 from walkeeper.repository.drills import DrillHistory, DrillRecord
-from walkeeper.services.agent_status import AgentStatus, JobOutcome, JobStatus, SinkStatus
+from walkeeper.services.access import Expiring, expiry_status
+from walkeeper.services.agent_status import (
+    AgentStatus,
+    JobOutcome,
+    JobStatus,
+    KeyFileStatus,
+    SinkStatus,
+)
 from walkeeper.services.alert_conditions import (
     ARCHIVE_TOPICS,
     ARCHIVER_TOPICS,
-    Expiring,
     Seen,
     Targets,
     find_conditions,
@@ -34,7 +40,7 @@ from walkeeper.services.status_report import Subject, find_problems
 NEWEST_AT = HEALTHY.backups[-1].stopped_at
 NOW = NEWEST_AT + timedelta(hours=1)
 DAY = 86_400.0
-TARGETS = Targets(rpo_s=900, disk_full_within_s=4 * 3600, expiry_within_s=14 * DAY)
+TARGETS = Targets(rpo_s=900, disk_full_within_s=4 * 3600)
 WELL = Look(at=NOW, health=HEALTHY)
 FAILED = Look(at=NOW, error="the store does not answer", hint="is it there?")
 JOB = JobStatus(
@@ -58,7 +64,6 @@ def seen(
     *,
     trouble: str | None = None,
     samples: Iterable[BacklogSample] = (),
-    expiring: tuple[Expiring, ...] | None = (),
 ) -> Seen:
     findings = find_problems(Subject(repository="file:///r"), look, running)
     return Seen(
@@ -68,7 +73,6 @@ def seen(
         trouble=trouble,
         samples=tuple(samples),
         segment_bytes=SIZE.bytes,
-        expiring=expiring,
     )
 
 
@@ -221,13 +225,16 @@ def test_a_gap_keeps_its_key_while_more_wal_arrives_behind_it() -> None:
 
 
 def test_what_is_about_to_end_is_told_by_its_name() -> None:
-    ca = Expiring("ca_file", "the last authority in /ca.pem", NOW + timedelta(days=3))
-    far = Expiring("endpoint", "the certificate of the store at s3", NOW + timedelta(days=300))
-    conditions = found(seen(expiring=(ca, far)))
-    assert conditions.keys() == {"expiry:ca_file"}
-    assert "ends in 3.0 d" in conditions["expiry:ca_file"].summary
-    gone = replace(ca, ends_at=NOW - timedelta(days=1))
-    assert "has ended" in found(seen(expiring=(gone,)))["expiry:ca_file"].summary
+    ending = expiry_status(Expiring("role", "the role", NOW + timedelta(days=3)), NOW, 14 * DAY)
+    condition = found(seen(msgspec.structs.replace(AGENT, expiring=(ending,))))["expiry:role"]
+    assert condition.severity is Severity.WARNING
+    assert "ends in 3.0 d" in condition.summary
+
+
+def test_a_file_that_cannot_be_read_again_is_told_by_its_option() -> None:
+    broken = KeyFileStatus(name="encryption.identity_file", problem="it is gone")
+    conditions = found(seen(msgspec.structs.replace(AGENT, key_files=(broken,))))
+    assert conditions.keys() == {"key_file:encryption.identity_file"}
 
 
 def test_creates_that_are_not_conditional_are_told_as_information() -> None:
@@ -274,7 +281,12 @@ def test_an_agent_that_has_not_met_its_server_knows_nothing_of_archiving() -> No
 def test_a_trend_is_unknown_until_it_was_seen_for_long_enough() -> None:
     assert "backlog" in find_unknown(seen(samples=growing(MIB, free_bytes=MIB, minutes=1)))
     assert "backlog" not in find_unknown(seen(samples=growing(0, free_bytes=MIB)))
-    assert "expiry" in find_unknown(seen(expiring=None))
+
+
+def test_what_nobody_has_asked_for_yet_is_unknown() -> None:
+    assert find_unknown(seen()) >= {"expiry", "key_file"}
+    asked = msgspec.structs.replace(AGENT, expiring_known=True, key_files=())
+    assert not find_unknown(seen(asked)) & {"expiry", "key_file"}
 
 
 def test_every_topic_of_the_archive_is_one_that_can_be_found() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,6 @@ from walkeeper.core.alerts import Alert, Entry, Severity, advance
 from walkeeper.core.backlog import BacklogSample
 from walkeeper.services.agent_status import SinkStatus
 from walkeeper.services.alert_conditions import (
-    Expiring,
     Seen,
     Targets,
     find_conditions,
@@ -32,15 +31,11 @@ from walkeeper.services.alert_conditions import (
     is_within_target,
 )
 
-FindExpiring = Callable[[], Awaitable[Sequence[Expiring] | None]]
-
 _EVERY_S: Final = 5.0
 _LEAST_EVERY_S: Final = 0.5
 _STALE_S: Final = 60.0
 """Who has judged nothing for so long cannot say that all is well."""
 _TREND: Final = timedelta(minutes=15)
-_EXPIRY_EVERY_S: Final = 6 * 3600.0
-_EXPIRY_AGAIN_S: Final = 600.0
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +51,7 @@ class AlertState(msgspec.Struct, frozen=True, kw_only=True):
 class Alerting:
     """Judges every few seconds what the observer has seen; each sink is told in its own time.
 
-    ``state_path`` is read when `run` begins. ``find_expiring`` is asked a few times a day.
+    ``state_path`` is read when `run` begins.
     """
 
     def __init__(
@@ -69,7 +64,6 @@ class Alerting:
         state_path: Path,
         pool: ThreadPoolExecutor,
         segment_bytes: int,
-        find_expiring: FindExpiring,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._observer = observer
@@ -77,7 +71,6 @@ class Alerting:
         self._pool = pool
         self._state_path = state_path
         self._segment_bytes = segment_bytes
-        self._find_expiring = find_expiring
         self._hold = timedelta(seconds=config.hold)
         self._every_s = max(_LEAST_EVERY_S, min(_EVERY_S, config.hold / 2))
         self._targets = Targets(
@@ -85,7 +78,6 @@ class Alerting:
             max_backup_age_s=config.max_backup_age,
             max_drill_age_s=config.max_drill_age,
             disk_full_within_s=config.disk_full_within,
-            expiry_within_s=config.expiry_within,
         )
         repeat = timedelta(seconds=config.repeat)
         self._deliveries = [Delivery(one, origin, repeat, self._save, now=now) for one in sinks]
@@ -97,7 +89,6 @@ class Alerting:
         self._is_loaded = False
         self._began_at: float | None = None
         self._judged_at = 0.0
-        self._expiring: Sequence[Expiring] | None = None
         self.alerts: dict[str, Alert] = {}
 
     def statuses(self) -> tuple[SinkStatus, ...]:
@@ -129,7 +120,6 @@ class Alerting:
             await self._load()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._judge_on())
-            group.create_task(self._watch_expiry())
             for delivery in self._deliveries:
                 group.create_task(delivery.run())
             if self._heartbeat is not None:
@@ -172,14 +162,7 @@ class Alerting:
             trouble=self._observer.trouble,
             samples=samples,
             segment_bytes=self._segment_bytes,
-            expiring=self._expiring,
         )
-
-    async def _watch_expiry(self) -> None:
-        while True:
-            found = await self._find_expiring()
-            self._expiring = self._expiring if found is None else found
-            await asyncio.sleep(_EXPIRY_AGAIN_S if found is None else _EXPIRY_EVERY_S)
 
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()

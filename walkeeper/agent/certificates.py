@@ -1,8 +1,8 @@
 """When the certificates end that the repository depends on.
 
 What can be known without asking anybody for rights: the authorities in ``ca_file``, and what an
-``endpoint_url`` with https shows. Static access keys carry no date, tokens of a role renew
-themselves, a public cloud renews its own certificates: nothing is said of these.
+``endpoint_url`` with https shows. A public cloud renews its own certificates: nothing is said of
+these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from walkeeper.config import RepositoryConfig
-from walkeeper.services.alert_conditions import Expiring
+from walkeeper.services.access import Expiring
 
 _DEADLINE_S: Final = 20.0
 _HTTPS: Final = 443

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from walkeeper.agent.access import watch_access
 from walkeeper.agent.backup_handler import BackupHandler
 from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop
@@ -51,14 +52,22 @@ class Handlers:
         self._backup = BackupHandler(shop, archive, cluster.guard, changed.set)
         tools = JobTools(shop, archive, cluster, self._backup)
         self._scheduler = make_scheduler(tools, changed.set)
+        access = watch_access(shop, cluster)
         self._status = StatusHandler(
-            shop, archive, cluster, fetcher, self._scheduler, http=http, told=self._told
+            shop,
+            archive,
+            cluster,
+            fetcher,
+            self._scheduler,
+            access=access,
+            http=http,
+            told=self._told,
         )
         every_s = float(shop.config.agent.look_every)
         observer = Observer(shop, archive, self._status.status, changed=changed, every_s=every_s)
         page = StatusPage(observer, shop.pool, program)
         self._alerting = make_alerting(shop, archive, observer, sinks)
-        self.watching = Watching(observer, http, shop.counters, page, self._alerting)
+        self.watching = Watching(observer, http, shop.counters, page, self._alerting, access=access)
 
     @classmethod
     async def open(

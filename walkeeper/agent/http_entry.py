@@ -78,7 +78,12 @@ def _read_token(path: Path) -> str:
         ) from None
     if found.exposed:
         log.warning("http_token_file_open_to_others", path=str(path))
-    token = found.text.strip()
+    return require_token(path, found.text)
+
+
+def require_token(path: Path, text: str) -> str:
+    """The token in the text of the file at ``path``; raises ConfigError where that is none."""
+    token = text.strip()
     if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable():
         raise ConfigError(
             f"[agent] http_token_file {path} holds no token of at least {_SHORTEST_TOKEN} plain "

@@ -61,6 +61,10 @@ def measure(observer: Observer, counters: StorageCounters, now: datetime) -> Ite
     yield from _store(counters)
     yield metrics.FETCHED, (), agent.fetch.fetched
     yield metrics.FETCH_ERRORS, (), agent.fetch.errors
+    for ending in agent.expiring:
+        yield metrics.EXPIRY, (ending.name,), ending.ends_at.timestamp()
+    for file in agent.key_files or ():
+        yield metrics.KEY_FILE, (file.name,), file.problem is None
     for kind in SINK_KINDS:
         sinks = [one for one in agent.alerting if one.name.partition(" ")[0] == kind]
         yield metrics.NOTIFIED, (kind, "told"), sum(one.told for one in sinks)

@@ -69,22 +69,34 @@ def _make(config: AlertsConfig, pool: ThreadPoolExecutor) -> tuple[Sink, ...]:
 
 def _webhook_url(webhook: WebhookConfig, where: str) -> str:
     if webhook.url is not None:
-        url, source = webhook.url.reveal(), "url"
+        url, source = webhook.url.reveal(), f"{where} url"
     else:
         assert webhook.url_file is not None  # checked with the configuration
-        url, source = _read_secret(webhook.url_file, f"{where} url_file"), str(webhook.url_file)
-    if not _is_address(url):
-        raise ConfigError(f"{where} {source} holds no address with https:// or http://")
+        url = _read_secret(webhook.url_file, f"{where} url_file")
+        source = f"{where} {webhook.url_file}"
+    require_address(source, url)
     register_secret_url(url)
     return url
 
 
-def _is_address(url: str) -> bool:
+def require_address(source: str, text: str) -> None:
+    """Raise ConfigError, which names the source, unless the text is an address to post to."""
+    url = text.strip()
     try:
         show_address(url)
+        known = is_web_url(url)
     except ValueError:
-        return False
-    return is_web_url(url)
+        known = False
+    if not known:
+        raise ConfigError(f"{source} holds no address with https:// or http://")
+
+
+def require_password(user: str | None, text: str) -> str:
+    """The password in the text of a file; raises ConfigError where no server could take it."""
+    password = text.strip()
+    if not password or not (password + (user or "")).isascii():  # RFC 4954, and smtplib
+        raise ConfigError("[alerts.mail] user and password are plain characters, at least one")
+    return password
 
 
 def _make_mail(config: MailConfig, pool: ThreadPoolExecutor) -> MailSink:
@@ -94,8 +106,7 @@ def _make_mail(config: MailConfig, pool: ThreadPoolExecutor) -> MailSink:
     password = None
     if config.password_file is not None:
         text = _read_secret(config.password_file, "[alerts.mail] password_file")
-        if not text or not (text + (config.user or "")).isascii():  # RFC 4954, and smtplib
-            raise ConfigError("[alerts.mail] user and password are plain characters, at least one")
+        text = require_password(config.user, text)
         password = Secret(text)
         register_secret(text)
     try:

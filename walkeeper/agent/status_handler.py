@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from walkeeper import __version__
+from walkeeper.agent.access import AccessWatch
 from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.control_request import Reply, Request
@@ -46,6 +47,7 @@ class StatusHandler:
         fetcher: Fetcher,
         scheduler: Scheduler,
         *,
+        access: AccessWatch,
         http: HttpServer | None = None,
         told: Callable[[], tuple[SinkStatus, ...]] = tuple,
         now: Callable[[], float] = time.monotonic,
@@ -55,6 +57,7 @@ class StatusHandler:
         self._cluster = cluster
         self._fetcher = fetcher
         self._scheduler = scheduler
+        self._access = access
         self._http = http
         self._told = told
         self._now = now
@@ -81,6 +84,9 @@ class StatusHandler:
             schedule=self._scheduler.statuses(),
             http=None if self._http is None else self._http.status,
             alerting=self._told(),
+            expiring=self._access.expiring(),
+            expiring_known=self._access.is_complete,
+            key_files=self._access.key_files,
         )
 
     def _source(self) -> SourceStatus:

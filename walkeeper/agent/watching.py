@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
+from walkeeper.agent.access import AccessWatch
 from walkeeper.agent.alert_text import Origin
 from walkeeper.agent.alerting import Alerting
-from walkeeper.agent.certificates import find_expiring
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.http import HttpServer
 from walkeeper.agent.http_answer import JSON, Answer, Question, json_answer, text_answer
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 class Watching:
     """Runs the observer and what shows or tells what it sees; `run` returns after `stop`.
 
-    Without the HTTP port and alerts nobody would see it, so that nothing is looked at.
+    Without the HTTP port and alerts nobody would see the archive, so that it is not looked at.
     """
 
     def __init__(
@@ -42,7 +42,10 @@ class Watching:
         counters: StorageCounters,
         page: StatusPage,
         alerting: Alerting | None,
+        *,
+        access: AccessWatch,
     ) -> None:
+        self._access = access
         self.observer = observer
         self._http = http
         self._stopped = asyncio.Event()
@@ -60,6 +63,7 @@ class Watching:
     async def run(self) -> None:
         """Watch until stopped or cancelled; a fault of our own in it does not end archiving."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_on(self._check_access))
             if self._http is not None or self._alerting is not None:
                 group.create_task(self._keep_on(self._watch))
             if self._alerting is not None:
@@ -88,10 +92,16 @@ class Watching:
 
     async def _alert(self) -> None:
         assert self._alerting is not None
+        await self._until_stopped(self._alerting.run())
+
+    async def _check_access(self) -> None:
+        await self._until_stopped(self._access.run())
+
+    async def _until_stopped(self, work: Coroutine[object, object, None]) -> None:
         async with asyncio.TaskGroup() as group:
-            telling = group.create_task(self._alerting.run())
+            task = group.create_task(work)
             await self._stopped.wait()
-            telling.cancel()
+            task.cancel()
 
     def stop(self) -> None:
         """Begin nothing more; `run` returns when what is being answered has ended."""
@@ -141,5 +151,4 @@ def make_alerting(
         state_path=config.agent.state_dir / "alerts" / f"{known_as}.json",
         pool=shop.pool,
         segment_bytes=archive.segment_size.bytes,
-        find_expiring=lambda: find_expiring(config.repository, shop.pool),
     )

@@ -133,10 +133,34 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_done_at: datetime | None = None
 
 
+class ExpiryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that lets the agent in until ``ends_at``: ``name`` is "ca_file", "endpoint",
+    "credentials" or "role".
+
+    ``left_s`` is below zero when it has ended; ``soon`` says that somebody should know.
+    """
+
+    name: str
+    what: str
+    ends_at: datetime
+    left_s: int
+    soon: bool
+    hint: str
+
+
+class KeyFileStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A file with a key or a secret, by its option; ``problem`` says why it is of no use now."""
+
+    name: str
+    problem: str | None = None
+
+
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's own facts; ``archiving`` and ``tail`` are None until it knew the server once.
 
     ``http`` is None where it is turned off; ``alerting`` is empty where nobody is told of anything.
+    ``expiring`` lacks what could not be asked yet unless ``expiring_known``; ``key_files`` is None
+    before they were read again for the first time.
     """
 
     version: str
@@ -153,6 +177,9 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     tail: TailStatus | None = None
     http: HttpStatus | None = None
     alerting: tuple[SinkStatus, ...] = ()
+    expiring: tuple[ExpiryStatus, ...] = ()
+    expiring_known: bool = False
+    key_files: tuple[KeyFileStatus, ...] | None = None
 
 
 def decode_agent_status(document: str) -> AgentStatus:

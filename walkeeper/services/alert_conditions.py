@@ -47,16 +47,6 @@ class Targets:
     max_backup_age_s: float | None = None
     max_drill_age_s: float | None = None
     disk_full_within_s: float
-    expiry_within_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Expiring:
-    """Something that is of no use any more from ``ends_at`` on; ``name`` is unique and short."""
-
-    name: str
-    what: str
-    ends_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +54,7 @@ class Seen:
     """What is known at a moment.
 
     ``findings`` are those of ``status``. ``trouble`` says why the last request to the store failed,
-    if it has. ``samples`` of the last minutes are in the order of time. ``expiring`` is None while
-    nobody could look.
+    if it has. ``samples`` of the last minutes are in the order of time.
     """
 
     agent: AgentStatus
@@ -74,7 +63,6 @@ class Seen:
     trouble: str | None
     samples: Sequence[BacklogSample]
     segment_bytes: int
-    expiring: Sequence[Expiring] | None
 
 
 def find_conditions(seen: Seen, targets: Targets, now: datetime) -> tuple[Condition, ...]:
@@ -85,7 +73,6 @@ def find_conditions(seen: Seen, targets: Targets, now: datetime) -> tuple[Condit
         *_about_disk(seen, targets, now),
         *_about_backups(seen.look.health, targets, now),
         *_about_drills(seen.look, targets, now),
-        *_about_expiry(seen.expiring or (), targets, now),
     )
 
 
@@ -100,8 +87,10 @@ def find_unknown(seen: Seen) -> frozenset[str]:
         unknown |= ARCHIVER_TOPICS
     if not _is_a_trend(seen.samples):
         unknown.add("backlog")
-    if seen.expiring is None:
+    if not seen.agent.expiring_known:
         unknown.add("expiry")
+    if seen.agent.key_files is None:
+        unknown.add("key_file")
     # A run that has begun has forgotten how the last one ended, and shows nothing yet.
     unknown |= {f"{job.name}_run" for job in seen.agent.schedule if job.running}
     return frozenset(unknown)
@@ -188,16 +177,3 @@ def _about_drills(look: Look, targets: Targets, now: datetime) -> Iterator[Condi
             else f"the last drill that proved something is {span_text(age_s)} old, {target}"
         )
         yield Condition("drill_age", Severity.WARNING, what, "walkeeper drill")
-
-
-def _about_expiry(
-    expiring: Iterable[Expiring], targets: Targets, now: datetime
-) -> Iterator[Condition]:
-    for one in expiring:
-        left_s = (one.ends_at - now).total_seconds()
-        if left_s > targets.expiry_within_s:
-            continue
-        ends = f"ends in {span_text(left_s)}" if left_s > 0 else "has ended"
-        what = f"{one.what} {ends}, at {moment_text(one.ends_at)}"
-        hint = "renew it: without it the repository cannot be reached"
-        yield Condition(f"expiry:{one.name}", Severity.WARNING, what, hint)

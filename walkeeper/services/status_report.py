@@ -14,6 +14,7 @@ from walkeeper import __version__
 from walkeeper.core.backup import BackupFacts
 from walkeeper.repository.drills import DrillHistory, DrillRecord
 from walkeeper.repository.records import ArchiveRecord
+from walkeeper.services.access import find_access_problems
 from walkeeper.services.agent_status import AgentStatus
 from walkeeper.services.look import Look
 from walkeeper.services.schedule_findings import find_schedule_notices, find_schedule_problems
@@ -138,6 +139,7 @@ def find_problems(subject: Subject, look: Look, agent: AgentStatus | None) -> It
         known = agent.archive if subject.record is None else subject.record.archive
         yield from find_agent_problems(agent, known)
         yield from find_schedule_problems(agent)
+        yield from find_access_problems(agent)
     if look.health is not None:
         yield from find_archive_problems(look.health, agent)
         yield from find_drill_problems(look.drills)

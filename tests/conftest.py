@@ -5,6 +5,7 @@ pytest_plugins: list[str] = [
     "tests.fix_age",
     "tests.fix_postgres",
     "tests.fix_archive",
+    "tests.fix_planted",
     "tests.fix_cli",
     "tests.fix_hooks",
     "tests.fix_http",

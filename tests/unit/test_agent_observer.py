@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from tests.fix_archive import TestKeys
+from tests.fix_planted import Counting, Planted
 from tests.fix_status import AGENT, ARCHIVING
 from tests.fix_tail import FaultyStorage
 from walkeeper.agent.compose import Workshop
@@ -130,6 +131,24 @@ async def test_what_has_changed_is_looked_at_soon(scene: Scene) -> None:
         second = await observer.wait_look()
         assert second.at != first.at
         await stop(running)
+
+
+async def test_folders_of_wal_that_were_full_are_not_listed_in_each_look(
+    large: tuple[Planted, Counting], keys: TestKeys, pool: ThreadPoolExecutor
+) -> None:
+    planted, storage = large
+    observer = Scene(planted.archive, keys, pool).observer()
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+        running = group.create_task(observer.run())
+        first = await observer.wait_look()
+        listed, storage.listed = storage.listed, []
+        observer.look_soon()
+        second = await observer.wait_look()
+        await stop(running)
+    assert len([name for name in listed if name.count("/") == 4]) == 9
+    assert len([name for name in storage.listed if name.count("/") == 4]) == 2
+    assert second.health is not None
+    assert second.health == first.health
 
 
 async def test_an_outage_is_noted_and_what_was_seen_before_is_kept(

@@ -25,6 +25,7 @@ from walkeeper.repository.archive import Archive
 from walkeeper.repository.drills import DrillStore
 from walkeeper.repository.identity import require_record
 from walkeeper.services.agent_status import AgentStatus
+from walkeeper.services.folder_memory import AGAIN_EACH_LOOK, FolderMemory, FullFolders
 from walkeeper.services.look import Look, look_at
 from walkeeper.services.status_findings import Finding
 from walkeeper.services.status_report import StatusReport, Subject, find_problems, make_report
@@ -94,6 +95,7 @@ class Observer:
             repository=shop.storage.url, folder=archive.folder, record=archive.record
         )
         self._drills = DrillStore(archive, shop.pool)
+        self._folders: FullFolders | None = None
         self._samples: deque[Sample] = deque(maxlen=_SAMPLES)
         self.agent = agent
         self.look = Look()
@@ -187,7 +189,11 @@ class Observer:
         try:
             async with scope:
                 await require_record(self._archive, self._shop.trust)
-                look = await look_at(self._archive, self._shop.pool, at, self._drills)
+                memory = self._remember(at)
+                look = await look_at(
+                    self._archive, self._shop.pool, at, self._drills, memory=memory
+                )
+                self._folders = memory.document()
         except TimeoutError as error:
             if not scope.expired():
                 raise
@@ -197,6 +203,12 @@ class Observer:
         took_s = time.monotonic() - began
         self._patience_s = min(max(_SHORTEST_PATIENCE_S, 4 * took_s), _LONGEST_PATIENCE_S)
         return look
+
+    def _remember(self, at: datetime) -> FolderMemory:
+        health = self.last_good.health
+        before = {} if health is None else health.wal
+        archive = self._archive.record.archive
+        return FolderMemory(archive, self._folders, at, again=AGAIN_EACH_LOOK, before=before)
 
     async def _disk(self, data_dir: str) -> Disk | None:
         loop = asyncio.get_running_loop()

@@ -79,8 +79,8 @@ class ArchiveListing:
     """Lists one archive, several prefixes at a time.
 
     ``scratch_dir`` takes unnamed files while it is found out how far a tail goes. With a ``memory``
-    folders that it believes to be full are not listed, and nothing is known of a segment but its
-    number: that is for a look at the archive, never for a plan.
+    folders that it believes to be full are not listed: that is for a look at the archive, never for
+    a plan.
     """
 
     def __init__(
@@ -231,8 +231,7 @@ class ArchiveListing:
         chosen = set() if wanted is None else self._between(timeline, wanted, folders)
         listed: dict[str, TimelineListing] = {}
         if self._memory is not None:
-            believed = self._memory.recall(chosen, folders)
-            listed = {name: TimelineListing.full(name, self._size) for name in believed}
+            listed = self._memory.recall(chosen, folders, self._size)
         async with asyncio.TaskGroup() as group:
             tasks = {
                 name: group.create_task(self._list_folder(name))

@@ -114,7 +114,7 @@ class Inspection:
             histories_read=not unread,
             histories=survey.histories,
             begun=survey.begun,
-            wal=wal if self._memory is None else {},
+            wal=wal if self._memory is None or self._memory.has_sizes else {},
         )
 
     async def _windows(

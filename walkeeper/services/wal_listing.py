@@ -60,6 +60,18 @@ class TimelineListing:
         numbers = array("Q", range(first, first + count))
         return cls(numbers, array("Q", [0]) * count, array("d", [0.0]) * count)
 
+    def full_folder(self, prefix: str, size: SegmentSize) -> TimelineListing | None:
+        """What was listed of one folder, None unless every segment that it can hold was."""
+        begin = first_of_folder(prefix).number(size)
+        end = begin + size.segments_per_log
+        at = bisect_left(self.numbers, begin)
+        behind = bisect_left(self.numbers, end)
+        if behind - at != size.segments_per_log:
+            return None
+        cold = {one: self.cold[one] for one in range(begin, end) if one in self.cold}
+        part = slice(at, behind)
+        return TimelineListing(self.numbers[part], self.sizes[part], self.stored[part], cold)
+
     def is_full(self, size: SegmentSize) -> bool:
         """Whether nothing can be added to a folder of which this was listed."""
         return len(self.numbers) == size.segments_per_log and not self.cut_off

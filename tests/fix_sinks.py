@@ -8,7 +8,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -216,24 +216,40 @@ async def mail_server(
         await server.wait_closed()
 
 
-@pytest.fixture
-def mail_sink() -> Iterator[MailServer]:
-    """A mail server without TLS, in a thread of its own."""
+@contextmanager
+def _in_thread(**options: Any) -> Iterator[MailServer]:
+    """A `mail_server` in a thread of its own."""
     servers: queue.Queue[MailServer] = queue.Queue()
     loop = asyncio.new_event_loop()
     over = asyncio.Event()
 
     async def serve() -> None:
-        async with mail_server() as server:
+        async with mail_server(**options) as server:
             servers.put(server)
             await over.wait()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
-    yield servers.get(timeout=60)
-    loop.call_soon_threadsafe(over.set)
-    thread.join()
-    loop.close()
+    try:
+        yield servers.get(timeout=60)
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def mail_sink() -> Iterator[MailServer]:
+    """A mail server without TLS."""
+    with _in_thread() as server:
+        yield server
+
+
+@pytest.fixture
+def login_mail_sink(certificate: Certificate) -> Iterator[MailServer]:
+    """A mail server with STARTTLS that wants a password."""
+    with _in_thread(starttls=certificate, login=True) as server:
+        yield server
 
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]

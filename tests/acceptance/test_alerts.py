@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.fix_archiving import MakeS3Archiving, S3Archiving
+from tests.fix_certificate import Certificate
 from tests.fix_cli import Installation
 from tests.fix_http import SOME_PORT, ask, http_address
 from tests.fix_postgres import wait_until
@@ -28,18 +30,24 @@ class Listeners:
     installation: Installation
     web: WebSink
     mail: MailServer
+    more_agent: str = 'look_every = "5s"'
 
     @property
     def heard_file(self) -> Path:
         return self.installation.root / "heard"
 
     def configure(
-        self, *, script: str = "", path: str = "-of-a-test", url_file: Path | None = None
+        self,
+        *,
+        script: str = "",
+        path: str = "-of-a-test",
+        url_file: Path | None = None,
+        mail: str = 'security = "none"',
     ) -> None:
         """Write the configuration.
 
-        ``script`` is what the command runs, ``path`` goes into the address of the heartbeat, and
-        ``url_file`` holds that of the webhook.
+        ``script`` is what the command runs, ``path`` goes into the address of the heartbeat,
+        ``url_file`` holds that of the webhook, and ``mail`` says how to reach the mail server.
         """
         script = script or f"cat >> {self.heard_file}; echo >> {self.heard_file}"
         url = (
@@ -48,13 +56,13 @@ class Listeners:
             else f'url_file = "{url_file}"'
         )
         self.installation.http = SOME_PORT
-        self.installation.more_agent = 'look_every = "5s"'
+        self.installation.more_agent = self.more_agent
         self.installation.configure(
             "[alerts]\n"
             'rpo = "1h"\nhold = "1s"\nrepeat = "1min"\nheartbeat_interval = "1s"\n'
             f'heartbeat_url = "{self.web.url("/beat" + path)}"\n'
             f"webhook = [{{ {url} }}]\n"
-            f'mail = {{ server = "127.0.0.1", port = {self.mail.port}, security = "none",'
+            f'mail = {{ server = "127.0.0.1", port = {self.mail.port}, {mail},'
             ' from = "walkeeper@db.test", to = ["dba@db.test"] }\n'
             f'command = {{ argv = ["/bin/sh", "-c", "{script}"] }}'
         )
@@ -179,42 +187,115 @@ def test_a_sink_that_fails_delays_no_other_and_is_shown(listeners: Listeners) ->
     )
 
 
-@pytest.mark.timeout(300)
-def test_no_secret_is_in_a_log_a_metric_a_page_or_an_alert(listeners: Listeners) -> None:
-    installation = listeners.installation
-    planted = {place: f"c4n4ry-{place}-Zq8W" for place in ("dsn", "beat", "env", "hook")}
-    printed, url_file = installation.root / "printed", installation.root / "hook-url"
-    urls = [listeners.web.url(f"/{name}-{planted[name]}") for name in ("beat", "hook")]
-    printed.write_text(" ".join([planted["dsn"], planted["env"], *urls]))
-    url_file.write_text(urls[1])
-    script = f"cat > /dev/null; cat {printed} >&2; exit 7"
-    listeners.configure(script=script, path=f"-{planted['beat']}", url_file=url_file)
-    dsn = installation.cluster.dsn.replace("postgres@", f"postgres:{planted['dsn']}@")
+@dataclass
+class Canaries:
+    """Secrets by where they were planted; those of ``files`` lie in files of these names."""
+
+    installation: Installation
+    planted: dict[str, str]
+
+    def file(self, name: str, text: str | None = None) -> Path:
+        path = self.installation.root / f"canary-{name}"
+        path.write_text(self.planted[name] if text is None else text)
+        path.chmod(0o644)
+        return path
+
+    def leaks(self, shown: dict[str, str]) -> list[tuple[str, str]]:
+        """Where which of them can be read."""
+        return [
+            (where, name)
+            for where, text in shown.items()
+            for name, secret in self.planted.items()
+            if secret in text
+        ]
+
+
+@pytest.fixture
+def canaries(
+    make_s3_archiving: MakeS3Archiving,
+) -> tuple[Canaries, S3Archiving]:
+    """An installation on a store whose key is a canary too."""
+    found = make_s3_archiving(more="")
+    places = ("dsn", "beat", "env", "hook", "smtp", "token")
+    planted = {place: f"c4n4ry-{place}-Zq8W-0123456789" for place in places}
+    planted["store"] = found.shelf.server.secret_access_key
+    return Canaries(found.installation, planted), found
+
+
+@pytest.mark.timeout(500)
+def test_no_secret_is_in_a_log_a_metric_a_page_or_an_alert(
+    canaries: tuple[Canaries, S3Archiving],
+    web_sink: WebSink,
+    login_mail_sink: MailServer,
+    certificate: Certificate,
+) -> None:
+    (birds, on_s3), mail = canaries, login_mail_sink
+    installation, planted = birds.installation, birds.planted
+    urls = [web_sink.url(f"/{name}-{planted[name]}") for name in ("beat", "hook")]
+    plain = (secret for place, secret in planted.items() if place not in {"beat", "hook"})
+    everything = " ".join([*plain, *urls])
+    printed, mended = birds.file("printed", everything), installation.root / "mended"
+    server = on_s3.shelf.server
     installation.environment |= {
-        "WALKEEPER_CLUSTER_DSN": dsn,
+        "WALKEEPER_CLUSTER_DSN": installation.cluster.dsn.replace(
+            "postgres@", f"postgres:{planted['dsn']}@"
+        ),
         "AWS_SECRET_ACCESS_KEY": planted["env"],
+        "WALKEEPER_REPOSITORY_ACCESS_KEY_ID_FILE": str(birds.file("id", server.access_key_id)),
+        "WALKEEPER_REPOSITORY_SECRET_ACCESS_KEY_FILE": str(birds.file("store")),
     }
+    ca_file = birds.file("ca", certificate.path.read_text())
+    token_file = birds.file("token")
+    mail.password, mail.trouble = planted["smtp"], f"451 not yet, {everything}"
+    listeners = Listeners(
+        installation, web_sink, mail, f'look_every = "5s"\nhttp_token_file = "{token_file}"'
+    )
+    fails = f"test -e {mended} || {{ cat {printed} >&2; exit 7; }}"
+    listeners.configure(
+        script=f"cat >> {listeners.heard_file}; {fails}",
+        path=f"-{planted['beat']}",
+        url_file=birds.file("hook", urls[1]),
+        mail='user = "walkeeper", password_file = "{}", ca_file = "{}"'.format(
+            birds.file("smtp"), ca_file
+        ),
+    )
     listeners.start()
-    address = http_address(installation)
+    address, key = http_address(installation), f"Bearer {planted['token']}"
+    assert ask(address, "/readyz").status == 401
+    told = {("raised", "sink:command"), ("raised", "sink:mail"), ("raised", "no_backup")}
+    listeners.wait(lambda: told <= {*listeners.by_webhook()}, "the sinks' troubles")
+    shown = {"refused": ask(address, "/").text} | _seen(installation, address, key, "early")
+    mail.trouble = None
+    mended.touch()
+    known = " ".join([*(planted[place] for place in ("dsn", "env", "store")), urls[0]])
+    error = f"<Error><Code>AccessDenied</Code><Message>{known}</Message></Error>"
+    on_s3.proxy.add(times=10**6, status=403, body=error.encode())
     installation.cluster.stop()
-    expected = {("raised", "sink:command"), ("raised", "no_backup")}
     listeners.wait(
         lambda: (
-            expected <= {*listeners.by_webhook()}
-            and any("sink" in text or "command" in text for text in listeners.mail_texts())
-            and ask(address, "/readyz").status == 503
+            ("raised", "repository") in listeners.by_webhook()
+            and any("repository" in text for text in listeners.mail_texts())
+            and '"repository"' in listeners.heard_file.read_text()
+            and ask(address, "/readyz", Authorization=key).status == 503
         ),
         "the alerts",
     )
-    shown = {path: ask(address, path).text for path in ("/", "/metrics", "/readyz")}
-    shown["status"] = ask(address, "/api/v1/status").text
-    shown["command"] = installation.run("status", code=None).stdout
+    shown |= _seen(installation, address, key, "late")
     shown["log"] = installation.agent_log
     shown["mails"] = "\n".join(listeners.mail_texts())
     shown["posted"] = "\n".join(one.body.decode() for one in listeners.web.received)
-    assert "[redacted]" in shown["status"]  # what the command has printed
-    assert "[redacted]" in shown["posted"]
-    leaks = [
-        (where, one) for where, text in shown.items() for one in planted if planted[one] in text
-    ]
-    assert not leaks
+    shown["stdin"] = listeners.heard_file.read_text()
+    assert mail.logins
+    for place in ("early status", "late status", "late /", "posted", "mails", "stdin", "log"):
+        assert "[redacted]" in shown[place], place  # what sinks and store have said
+    assert not birds.leaks(shown)
+
+
+def _seen(installation: Installation, address: str, key: str, when: str) -> dict[str, str]:
+    """What pages and commands show now, by where."""
+    paths = ("/", "/metrics", "/readyz", "/api/v1/status", "/api/v1/timeline")
+    shown = {f"{when} {path}": ask(address, path, Authorization=key).text for path in paths}
+    for command in ("status", "check", "backups"):
+        done = installation.run(command, code=None)
+        shown[f"{when} {command}"] = done.stdout + done.stderr
+    return shown

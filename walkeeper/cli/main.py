@@ -129,17 +129,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(error: BaseException) -> int:
-    """Say on stderr what went wrong and what to do next; returns the exit code."""
+    """Say on stderr what went wrong and what to do next, no secret; returns the exit code."""
+    from walkeeper.log import redact_text
+
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     known = find_known(error)
     if known is None:
-        traceback.print_exception(error)
+        click.echo(redact_text("".join(traceback.format_exception(error))), err=True, nl=False)
         click.echo("walkeeper: an internal error, please report it", err=True)
         return 1
-    click.echo(f"walkeeper: {known.message}", err=True)
+    click.echo(redact_text(f"walkeeper: {known.message}"), err=True)
     if known.hint:
-        click.echo(f"  hint: {known.hint}", err=True)
+        click.echo(redact_text(f"  hint: {known.hint}"), err=True)
     return known.exit_code
 
 

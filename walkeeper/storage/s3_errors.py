@@ -25,6 +25,7 @@ from walkeeper.errors import (
     StorageUnavailable,
     WalkeeperError,
 )
+from walkeeper.log import redact_text
 
 _EXPIRED: Final = "credentials are still expired."
 """How the RuntimeError ends that botocore raises (credentials.py, RefreshableCredentials)."""
@@ -185,7 +186,8 @@ def s3_errors(operation: str, target: str) -> Iterator[None]:
             f"{what}: the credentials have expired", hint="give the agent's user new ones"
         ) from error
     except ResponseParserError as error:
-        raise StorageUnavailable(f"{what}: the answer is not S3's: {error}") from error
+        text = redact_text(str(error))
+        raise StorageUnavailable(f"{what}: the answer is not S3's: {text}") from error
     except aiohttp.InvalidURL as error:
         raise ConfigError(f"{what}: not a URL: {error}") from error
     except (aiohttp.ClientError, OSError) as error:
@@ -199,7 +201,8 @@ def from_answer(what: str, error: boto.ClientError) -> StorageError:
     metadata = answer.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 0)
     code = answer.get("Error", {}).get("Code") or ""
-    text = answer.get("Error", {}).get("Message") or ""  # None for an empty element
+    said = answer.get("Error", {}).get("Message") or ""  # None for an empty element
+    text = redact_text(said)  # some repeat what they were sent
     message = " ".join(f"{what}: {status} {code if code != str(status) else ''} {text}".split())
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status) or _by_range(status)
     result = kind(message, hint=_HINTS.get(code))
@@ -210,7 +213,7 @@ def from_answer(what: str, error: boto.ClientError) -> StorageError:
 
 def from_botocore(what: str, error: Exception) -> WalkeeperError:
     """What an error that botocore made itself means."""
-    message = f"{what}: {error}"
+    message = redact_text(f"{what}: {error}")  # what a credential process has printed, for one
     if isinstance(error, boto.SSLError) and _is_distrust(error):
         return StorageError(message, hint="is ca_file the authority that signed the store's key?")
     if isinstance(error, UNAVAILABLE):

@@ -180,14 +180,20 @@ class Host:
                 later = later.next(self.size)
 
     async def check(
-        self, archive: Archive, pool: ThreadPoolExecutor, accept_gap: WalSegment | None = None
+        self,
+        archive: Archive,
+        pool: ThreadPoolExecutor,
+        accept_gap: WalSegment | None = None,
+        lost: WalSegment | None = None,
     ) -> Lineage:
         """What the guard does before anything is written."""
 
         async def where() -> Position:
             return self.position
 
-        return await check_lineage(archive, where, self.pg_wal, pool, accept_gap=accept_gap)
+        return await check_lineage(
+            archive, where, self.pg_wal, pool, accept_gap=accept_gap, lost=lost
+        )
 
     async def archive_segment(self, archive: Archive, segment: WalSegment) -> None:
         """Store a whole segment as the archiver does."""

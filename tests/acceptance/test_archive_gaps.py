@@ -133,3 +133,33 @@ def test_a_copy_that_lived_without_archiving_and_recycled_its_wal_is_refused(
     tail = f"/tail/{wait_shipped(shipping)[0]}/"
     after = fingerprint(FileShelf(shipping.repository))
     assert {name for name in after if tail not in name} == {n for n in before if tail not in n}
+
+
+def test_an_archive_that_has_lost_its_newest_segments_is_told_of_and_archiving_goes_on(
+    shipping: Installation,
+) -> None:
+    cluster = shipping.cluster
+    shipping.run("backup")
+    names = [shipping.archive_now() for _ in range(3)]
+    write_and_recycle(cluster)
+    lost = [*names, shipping.archive_now()]
+    cluster.sql("SELECT pg_logical_emit_message(true, 'test', 'something')")
+    cluster.sql("CHECKPOINT")
+    cluster.sql("CHECKPOINT")
+    shipping.stop_agent()
+    for name in lost:
+        (path,) = shipping.repository.rglob(f"wal/*/*/{name}.zst.age")
+        path.unlink()
+        assert not (cluster.wal_dir / name).exists()
+
+    shipping.start_agent()
+    shipping.wait_recognised()
+    assert f"{lost[-1]}.zst.age" in str(ask_agent(shipping).archiving.lost)
+    findings = shipping.run("status", code=3).stdout
+    assert "the archive has lost WAL that was acknowledged" in findings
+
+    shipping.archive_now()
+    assert ask_agent(shipping).archiving.lost is None
+    assert lost[0] in shipping.run("status", code=3).stdout  # now a gap
+    shipping.run("backup")
+    shipping.run("restore", "--target-dir", shipping.root / "restored", "--plan")

@@ -220,6 +220,32 @@ async def test_an_accepted_gap_is_that_behind_the_newest_stored_segment_and_no_o
         await host.check(tail_archive, pool, accept_gap=newest.next(host.size))
 
 
+async def test_a_server_whose_newest_objects_the_archive_has_lost_goes_on(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
+) -> None:
+    host.write(MIB + 1000)
+    await archived(host, tail_archive, pool)
+    host.write(5 * MIB)
+    last = host.segment.previous(host.size)  # acknowledged, and what was before it as well
+    host.recycle(host.segment)
+    await refused(host, tail_archive, pool, "cannot be shown to go on")
+    await host.check(tail_archive, pool, lost=last)
+
+
+async def test_behind_what_the_archive_has_lost_all_wal_must_be_there(
+    host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
+) -> None:
+    host.write(MIB + 1000)
+    newest = await archived(host, tail_archive, pool)
+    host.write(5 * MIB)
+    host.recycle(host.segment)
+    earlier = host.segment.previous(host.size).previous(host.size)
+    other_timeline = WalSegment(2, earlier.log, earlier.seg + 1)
+    for lost in (earlier, newest, other_timeline):
+        with pytest.raises(ForeignCluster, match="cannot be shown to go on"):
+            await host.check(tail_archive, pool, lost=lost)
+
+
 async def test_an_accepted_gap_accepts_neither_other_bytes_nor_an_archive_that_is_ahead(
     host: Host, tail_archive: Archive, pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:

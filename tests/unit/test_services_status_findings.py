@@ -33,6 +33,13 @@ def test_a_healthy_archive_and_agent_have_neither_findings_nor_notices() -> None
     assert list(find_notices(HEALTHY, AGENT)) == []
 
 
+def test_acknowledged_wal_that_is_not_there_is_an_urgent_finding() -> None:
+    name = "wal/00000001/00000000/000000010000000000000007.zst.age"
+    (finding,) = find_agent_problems(agent(lost=name), "id")
+    assert name in finding.what
+    assert finding.urgent
+
+
 def test_no_backup_is_a_finding_that_says_what_to_type() -> None:
     (finding,) = find_archive_problems(replace(HEALTHY, backups=(), windows=()), AGENT)
     assert finding.hint == "walkeeper backup"

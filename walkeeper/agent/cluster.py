@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from walkeeper.agent.acknowledged import Acknowledged
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.push_handler import PushHandler
 from walkeeper.agent.tail_loop import TailLoop
@@ -43,6 +44,7 @@ class ClusterService:
             data_dir=shop.config.cluster.data_directory,
             lineage=self._lineage,
         )
+        self.acknowledged = Acknowledged(archive, shop.config.agent.state_dir, shop.pool)
         self.rpo = RpoMeter()
         self.rpo_hour = RpoHistory()
         self.archiver: Archiver | None = None
@@ -52,6 +54,7 @@ class ClusterService:
 
     async def run(self) -> None:
         """Serve until cancelled, or until drained."""
+        await self.acknowledged.load()
         async with asyncio.TaskGroup() as group:
             asking = group.create_task(self.guard.run())
             await self._serve()
@@ -88,6 +91,7 @@ class ClusterService:
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(self._note_rpo()),
+                group.create_task(self.acknowledged.run()),
                 group.create_task(self.tail.run()),
             ]
             await self.archiver.run()
@@ -96,7 +100,7 @@ class ClusterService:
 
     async def _upload(self, uploader: WalUploader, wal: WalFile, identity: FileIdentity) -> None:
         try:
-            await uploader.upload(wal, identity)
+            self.acknowledged.note(await uploader.upload(wal, identity))
         except DifferentContent as error:
             if isinstance(wal, WalSegment):  # another server has written this timeline
                 self.guard.doubt(error)
@@ -111,8 +115,9 @@ class ClusterService:
     async def _lineage(self, where: Callable[[], Awaitable[Position]], pg_wal: Path) -> Lineage:
         await require_record(self._archive, self._shop.trust)
         accepted = self._shop.config.cluster.accepted_gap
+        lost = await self.acknowledged.look()
         return await check_lineage(
-            self._archive, where, pg_wal, self._shop.pool, accept_gap=accepted
+            self._archive, where, pg_wal, self._shop.pool, accept_gap=accepted, lost=lost
         )
 
     def _uploader(self, verified: Verified, wal_dir: WalDirectory) -> WalUploader:

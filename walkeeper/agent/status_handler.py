@@ -132,6 +132,7 @@ class StatusHandler:
             rpo_s=round(self._cluster.rpo.rpo_s(self._now()), 1),
             rpo_max_s=round(self._cluster.rpo_hour.maximum_s(), 1),
             rpo_p99_s=round(self._cluster.rpo_hour.quantile_s(0.99), 1),
+            lost=self._cluster.acknowledged.lost,
         )
 
     def _tail(self) -> TailStatus | None:

@@ -32,7 +32,8 @@ class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
     ``backlog_bytes`` those of their segments, before compression.
 
     ``rpo_s`` is the age of the oldest flushed byte that is not durable, now; ``rpo_max_s`` and
-    ``rpo_p99_s`` are those of the last hour.
+    ``rpo_p99_s`` are those of the last hour. ``lost`` is the object that was acknowledged last,
+    where the archive does not hold it any more.
     """
 
     backlog: int
@@ -47,6 +48,7 @@ class ArchivingStatus(msgspec.Struct, frozen=True, kw_only=True):
     rpo_p99_s: float = 0.0
     backlog_bytes: int = 0
     archived_bytes: int = 0
+    lost: str | None = None
 
 
 class TailStatus(msgspec.Struct, frozen=True, kw_only=True):

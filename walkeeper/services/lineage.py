@@ -86,6 +86,14 @@ class _Newest:
     tail: TailChain | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Excuses:
+    """Why a gap may be there: somebody has accepted it, or the archive has lost what it held."""
+
+    accepted: WalSegment | None
+    lost: WalSegment | None
+
+
 async def check_lineage(
     archive: Archive,
     where: Callable[[], Awaitable[Position]],
@@ -93,12 +101,15 @@ async def check_lineage(
     pool: ThreadPoolExecutor,
     *,
     accept_gap: WalSegment | None = None,
+    lost: WalSegment | None = None,
 ) -> Lineage:
     """Compare what the archive holds of a server's history with the server.
 
     ``where`` asks the server. Raises ForeignCluster when the archive is ahead of the server on its
     timeline, or holds other bytes, or when ``pg_wal`` does not go back to where the archive ends;
-    ``accept_gap`` names the segment in which it ends there, where that is all right. What
+    ``accept_gap`` names the segment in which it ends there, where that is all right; and
+    ``lost`` the last one that was acknowledged from here and is not in the archive any more: then
+    the gap is the archive's, and all that is behind that segment has to be there. What
     PostgreSQL has removed since need not be compared. A damaged tail or segment is no reason to
     raise, for the archiving of whole segments must not end with it. Costs a few short listings.
     """
@@ -116,7 +127,7 @@ async def check_lineage(
     position = await where()
     if position.timeline != timeline:
         raise PostgresError("the server was promoted while it was being recognised")
-    comparison = _Comparison(archive, pg_wal, position, oldest, accept_gap)
+    comparison = _Comparison(archive, pg_wal, position, oldest, _Excuses(accept_gap, lost))
     await loop.run_in_executor(pool, partial(comparison.check, newest))
     current = position.segment(archive.segment_size)
     if newest.tail is not None and newest.tail.segment == current:
@@ -197,7 +208,7 @@ class _Comparison:
         pg_wal: Path,
         position: Position,
         oldest: WalSegment,
-        accept_gap: WalSegment | None,
+        excuses: _Excuses,
     ) -> None:
         self._signing: SigningKey = archive.sealer.signing
         self._size = archive.segment_size
@@ -206,7 +217,7 @@ class _Comparison:
         self._position = position
         self._current = position.segment(self._size)
         self._oldest = oldest
-        self._accept_gap = accept_gap
+        self._excuses = excuses
 
     def check(self, newest: _Newest) -> None:
         """Raise ForeignCluster for what this server did not write."""
@@ -227,14 +238,23 @@ class _Comparison:
         """Raise unless all is in ``pg_wal`` from that segment on."""
         if self._oldest <= follows:
             return
-        if self._accept_gap == newest:
+        if self._excuses.accepted == newest:
             log.warning("gap_accepted", newest_stored=what, oldest_local=str(self._oldest))
+            return
+        if self._goes_on_behind_lost(newest):
+            log.warning("gap_of_lost_wal", newest_stored=what, lost=str(self._excuses.lost))
             return
         raise ForeignCluster(
             f"this server's WAL cannot be shown to go on where the archive ends: the archive holds "
             f"{what}, pg_wal begins with {self._oldest}",
             hint=_ACCEPT.format(newest),
         )
+
+    def _goes_on_behind_lost(self, newest: WalSegment) -> bool:
+        lost = self._excuses.lost
+        if lost is None or lost.timeline != newest.timeline or lost < newest:
+            return False
+        return self._oldest <= lost.next(self._size)
 
     def _check_segment(self, segment: WalSegment, content: bytes) -> bool:
         """Whether it is the server's own; False where it has none of that name any more."""

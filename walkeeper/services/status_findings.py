@@ -8,7 +8,7 @@ from typing import Final
 
 from walkeeper.core.wal import WalSegment
 from walkeeper.repository.drills import DrillHistory
-from walkeeper.services.agent_status import AgentStatus
+from walkeeper.services.agent_status import AgentStatus, ArchivingStatus
 from walkeeper.services.status import ArchiveHealth, RecoverableWindow
 
 RPO_LIMIT_S: Final = 300.0
@@ -55,13 +55,22 @@ def find_agent_problems(agent: AgentStatus, archive: str) -> Iterator[Finding]:
     if not source.verified:
         yield Finding(f"nothing is archived: {source.reason}", source.hint, key="source")
     yield from _find_untold(agent)
-    if archiving is None:
-        return
+    if archiving is not None:
+        yield from _find_archiving_problems(agent, archiving)
+
+
+def _find_archiving_problems(agent: AgentStatus, archiving: ArchivingStatus) -> Iterator[Finding]:
+    if archiving.lost is not None:
+        yield Finding(
+            f"the archive has lost WAL that was acknowledged: {archiving.lost} is not there",
+            "was the store set back, or has somebody deleted from it? then: walkeeper backup",
+            key="lost",
+        )
     if archiving.last_error is not None:
         what = f"WAL is not getting through: {archiving.last_error}"
         yield Finding(what, "see the agent's log", key="archiving")
     tail = agent.tail
-    if tail is not None and tail.state == "stopped" and source.verified:
+    if tail is not None and tail.state == "stopped" and agent.source.verified:
         what = f"the tail is stopped: {tail.reason}"
         yield Finding(what, "see the agent's log", key="tail")
     if tail is None or tail.state == "off":

@@ -72,8 +72,8 @@ class WalUploader:
         self._budget = budget
         self._spool_dir = spool_dir
 
-    async def upload(self, wal: WalFile, identity: FileIdentity) -> None:
-        """Return when the file is durable under the name that its content deserves.
+    async def upload(self, wal: WalFile, identity: FileIdentity) -> ObjectName:
+        """Return when the file is durable: the name that its content deserves.
 
         Raises WalRefused for a file that is not what its name says or is another than offered,
         DifferentContent, and what storage raises.
@@ -86,6 +86,7 @@ class WalUploader:
                 grant.shrink(_SLACK if sealed.spilled else sealed.size_bytes)
                 outcome = await self._archive.put(sealed)
         self._report(wal, sealed, outcome)
+        return sealed.name
 
     def _seal(self, wal: WalFile, identity: FileIdentity) -> SealedObject:
         path = self._source.pg_wal / str(wal)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fix_archive import ONE_MIB
 from walkeeper.core.wal import TimelineHistoryFile, WalFile, WalSegment
-from walkeeper.errors import StorageUnavailable, WalkeeperError
+from walkeeper.errors import StorageUnavailable, WalkeeperError, WalRefused
 from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory, WalScan
 from walkeeper.services.archiver import Archiver
 
@@ -26,6 +26,7 @@ class Store:
         self.durable: list[str] = []
         self.started: list[str] = []
         self.down = False
+        self.refused: WalFile | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.at_once = 0
@@ -40,6 +41,8 @@ class Store:
             await asyncio.sleep(0)
             if self.down:
                 raise StorageUnavailable("the store is down")
+            if wal == self.refused:
+                raise WalRefused(f"{wal} is not what its name says")
             self.durable.append(str(wal))
         finally:
             self.at_once -= 1
@@ -293,3 +296,38 @@ async def test_a_long_queue_is_not_looked_through_again_for_each_file(
         await eventually(lambda: len(store.durable) == len(segments), 60)
     assert store.durable == [str(segment) for segment in segments]
     assert directory.looks < len(segments)
+
+
+async def test_a_segment_that_postgresql_did_not_mark_is_sent_before_the_tail(
+    pg_wal: PgWal, store: Store, pool: ThreadPoolExecutor
+) -> None:
+    old = WalSegment(1, 0, 1)
+    (pg_wal.path / str(old)).write_bytes(b"wal")
+    async with running(pg_wal, store, pool) as archiver:
+        archiver.expect([old])
+        assert await archiver.find_unsettled(WalSegment(2, 0, 5)) == old
+        await eventually(lambda: store.durable == [str(old)])
+        assert await archiver.find_unsettled(WalSegment(2, 0, 5)) is None
+
+
+async def test_an_unmarked_segment_that_is_not_what_its_name_says_holds_up_no_tail(
+    pg_wal: PgWal, store: Store, pool: ThreadPoolExecutor
+) -> None:
+    old = store.refused = WalSegment(1, 0, 1)
+    (pg_wal.path / str(old)).write_bytes(b"wal")
+    async with running(pg_wal, store, pool) as archiver:
+        archiver.expect([old])
+        await eventually(lambda: archiver.statistics.failed == 1)
+        assert await archiver.find_unsettled(WalSegment(2, 0, 5)) is None
+
+
+async def test_an_unmarked_segment_is_waited_for_while_the_store_is_down(
+    pg_wal: PgWal, store: Store, pool: ThreadPoolExecutor
+) -> None:
+    old = WalSegment(1, 0, 1)
+    (pg_wal.path / str(old)).write_bytes(b"wal")
+    store.down = True
+    async with running(pg_wal, store, pool) as archiver:
+        archiver.expect([old])
+        await eventually(lambda: archiver.statistics.failed == 1)
+        assert await archiver.find_unsettled(WalSegment(2, 0, 5)) == old

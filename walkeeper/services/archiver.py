@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from walkeeper.core.wal import SegmentSize, TimelineHistoryFile, WalFile, WalSegment
-from walkeeper.errors import PostgresError, WalkeeperError
+from walkeeper.errors import PostgresError, WalkeeperError, WalRefused
 from walkeeper.postgres.wal_dir import FileIdentity, WalDirectory
 
 _RESCAN_S: Final = 10.0
@@ -296,4 +296,8 @@ class Archiver:
         self.statistics.last_error = f"{name}: {error if known else type(error).__name__}"
         if not known:
             log.error("wal_upload_broke", file=name, exc_info=error)
+        if isinstance(error, WalRefused) and job.wal in self._expected:
+            # PostgreSQL does not ask for it, so a tail that waited for it would wait for ever.
+            log.warning("unmarked_wal_refused", file=name, reason=str(error))
+            self._expected -= {job.wal}
         job.done.set_exception(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import stat
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,19 @@ async def test_files_come_with_content_mode_and_directories(tmp_path: Path) -> N
     assert stat.S_IMODE((tmp_path / "run.sh").stat().st_mode) == 0o640
     assert stat.S_IMODE((tmp_path / "base" / "1").stat().st_mode) == 0o700
     assert (files.files, files.size_bytes) == (2, len(content) + 1)
+
+
+@pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (2 << 20) + 8192, (3 << 20) + 5])
+async def test_large_files_beside_small_ones_come_byte_for_byte(tmp_path: Path, size: int) -> None:
+    large, small = os.urandom(size), os.urandom(100)
+    members = {"base/1": large, "base/2": small, "base/3": large[1:], "base/4": b""}
+    tar = tar_of(*(member(name, content) for name, content in members.items()))
+
+    listed = (entry(name, content) for name, content in members.items())
+    await unpack(tmp_path, tar, *listed, block=70_000)
+
+    for name, content in members.items():
+        assert (tmp_path / name).read_bytes() == content
 
 
 async def test_pg_control_is_held_back_under_another_name(tmp_path: Path) -> None:

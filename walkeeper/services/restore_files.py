@@ -21,8 +21,9 @@ from walkeeper.core.backup import FileEntry
 from walkeeper.errors import IntegrityError, RecoveryError
 from walkeeper.postgres.control_file import CONTROL_FILE
 from walkeeper.services.restore_target import FileOwner
-from walkeeper.services.restore_write import cannot_write, write_all
+from walkeeper.services.restore_write import cannot_write
 from walkeeper.services.tar_blocks import TarBlocks
+from walkeeper.storage.direct import SequentialWriter, make_stage
 
 HELD_CONTROL_FILE: Final = "global/pg_control.walkeeper"
 """pg_control under another name: without it no server starts."""
@@ -94,6 +95,7 @@ class PartFiles:
     taken_bytes: int = 0
     """How far the tar has come; read by others while it grows."""
     _expected: dict[bytes, _Expected] = field(default_factory=dict)
+    _stage: memoryview = field(default_factory=make_stage)
 
     def expect(self, entries: Iterable[FileEntry]) -> None:
         """Take the part's list, before its files come."""
@@ -185,9 +187,11 @@ class PartFiles:
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
+            writer = SequentialWriter(file, self._stage)
             for block in content:
                 digest.update(block)
-                write_all(file, block)
+                writer.write(block)
+            writer.finish()
             os.fchmod(file, expected.mode & _PERMISSIONS)
             if self.owner.uid is not None and self.owner.gid is not None:
                 os.fchown(file, self.owner.uid, self.owner.gid)

@@ -54,6 +54,7 @@ class Scene:
         self._shop = Workshop(
             Config(repositories=(RepositoryConfig(url="file:///r"),)),
             pool,
+            pool,
             Keyring(writers=(keys.writer,)),
             storage,
             self.counters,

@@ -39,10 +39,12 @@ class Workshop:
     """What everything else is built from; lives as long as the command or the agent.
 
     ``run_id`` is random for each start and stands in the header of each object as its writer.
+    ``mail_pool`` is for those who are told: a server that hangs keeps its only thread.
     """
 
     config: Config
     pool: ThreadPoolExecutor
+    mail_pool: ThreadPoolExecutor
     keyring: Keyring
     storage: Storage
     counters: StorageCounters
@@ -115,7 +117,8 @@ async def open_workshop(
     """Load the keys, open the store, and close everything at the end.
 
     One pool does all CPU and file work: its threads bound how much of it happens at once. The store
-    has threads of its own: a mount that hangs keeps them, and hooks still get their answers.
+    has threads of its own: a mount that hangs keeps them, and hooks still get their answers. So has
+    mail, for the same reason.
     ``patience_s`` is how long an operation on the store is tried again at most, where somebody
     waits for the answer; None leaves it at what is configured.
     """
@@ -123,6 +126,7 @@ async def open_workshop(
     with (
         ThreadPoolExecutor(max_workers=workers, thread_name_prefix="walkeeper") as pool,
         ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="walkeeper-store") as store_pool,
+        ThreadPoolExecutor(1, thread_name_prefix="walkeeper-mail") as mail_pool,
     ):
         loop = asyncio.get_running_loop()
         keyring = await loop.run_in_executor(pool, load_keyring, config.encryption)
@@ -132,7 +136,7 @@ async def open_workshop(
         counters = StorageCounters()
         storage = open_storage(settings, store_pool, counters)
         try:
-            yield Workshop(config, pool, keyring, storage, counters, allow_unsigned)
+            yield Workshop(config, pool, mail_pool, keyring, storage, counters, allow_unsigned)
         finally:
             await storage.aclose()
 

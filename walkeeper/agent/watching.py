@@ -133,7 +133,7 @@ async def open_http(agent: AgentConfig, shop: Workshop) -> HttpServer | None:
 async def open_sinks(shop: Workshop) -> tuple[Sink, ...] | None:
     """Whom alerts go to, None where [alerts] is not used; raises ConfigError without a secret."""
     alerts = shop.config.alerts
-    return await make_sinks(alerts, shop.pool) if alerts.is_used else None
+    return await make_sinks(alerts, shop.mail_pool) if alerts.is_used else None
 
 
 def make_alerting(

@@ -66,7 +66,7 @@ class Posted:
 class WebSink:
     """A web server that keeps what it is sent and answers ``status`` with ``headers``.
 
-    While ``hangs`` is set it answers nothing.
+    While ``hangs`` is set it answers nothing; paths that begin with ``failing`` are answered 500.
     """
 
     address: str = ""
@@ -74,6 +74,7 @@ class WebSink:
     headers: dict[str, str] = field(default_factory=dict)
     received: list[Posted] = field(default_factory=list)
     hangs: bool = False
+    failing: str | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str = "/hook") -> str:
@@ -90,7 +91,8 @@ def _handler_of(sink: WebSink) -> type[BaseHTTPRequestHandler]:
                 sink.over.wait(60)
                 self.close_connection = True
                 return
-            self.send_response(sink.status)
+            fails = sink.failing is not None and self.path.startswith(sink.failing)
+            self.send_response(500 if fails else sink.status)
             for name, value in sink.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", "0")

@@ -187,6 +187,23 @@ def test_a_sink_that_fails_delays_no_other_and_is_shown(listeners: Listeners) ->
     )
 
 
+@pytest.mark.timeout(300)
+def test_a_heartbeat_that_is_not_heard_is_told_to_the_sinks_and_shown(
+    listeners: Listeners,
+) -> None:
+    installation = listeners.installation
+    listeners.start()
+    installation.run("backup")
+    listeners.wait_beating()
+    listeners.web.failing = "/beat"
+    listeners.wait_told(("raised", "sink:heartbeat"), "heartbeat is not heard")
+    found = [one["what"] for one in installation.json("status", code=None)["findings"]]
+    assert any("the heartbeat is not heard" in what for what in found)
+    listeners.wait_beating()  # it is no reason to fall silent
+    listeners.web.failing = None
+    listeners.wait_told(("recovered", "sink:heartbeat"), "RECOVERED")
+
+
 @dataclass
 class Canaries:
     """Secrets by where they were planted; those of ``files`` lie in files of these names."""

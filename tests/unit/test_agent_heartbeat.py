@@ -70,6 +70,22 @@ async def test_failures_are_logged_when_they_begin_and_end_without_the_address(
     assert (heartbeat.sent, heartbeat.failed) == (3, 3)
 
 
+async def test_a_beat_that_is_lost_is_no_trouble_and_two_are_until_one_is_heard(
+    web_sink: WebSink,
+) -> None:
+    web_sink.status = 500
+    assert (await beat(web_sink.url(), 1)).status.problem is None
+    status = (await beat(web_sink.url("/secret-path"), 2)).status
+    assert status.problem is not None
+    assert status.problem.endswith("answered 500 Internal Server Error")
+    assert (status.name, status.told, status.failed) == ("heartbeat", 0, 2)
+
+    def mend(pause: int) -> None:
+        web_sink.status = 200 if pause == 2 else 500
+
+    assert (await beat(web_sink.url(), 3, between=mend)).status.problem is None
+
+
 async def test_a_server_that_hangs_is_a_failure_and_the_next_try_comes(web_sink: WebSink) -> None:
     web_sink.hangs = True
     heartbeat = await beat(web_sink.url(), 2, deadline_s=0.5)

@@ -265,6 +265,14 @@ def test_a_sink_that_is_not_reached_is_told_to_the_others() -> None:
     assert "refused" in condition.summary
 
 
+def test_a_heartbeat_that_is_not_heard_is_told_and_keeps_nothing_from_being_well() -> None:
+    silent = msgspec.structs.replace(AGENT, alerting=(SinkStatus(name="heartbeat", problem="no"),))
+    condition = found(seen(silent))["sink:heartbeat"]
+    assert condition.severity is Severity.WARNING
+    assert "heartbeat is not heard" in condition.summary
+    assert is_within_target(silent, TARGETS)
+
+
 def test_a_look_that_failed_leaves_the_archive_unknown_and_not_well() -> None:
     assert find_unknown(seen(look=FAILED)) >= ARCHIVE_TOPICS
     assert "repository" not in find_unknown(seen(look=FAILED))

@@ -94,9 +94,8 @@ class Alerting:
     def statuses(self) -> tuple[SinkStatus, ...]:
         """How each sink fares, the heartbeat behind them."""
         found = [one.status for one in self._deliveries]
-        beat = self._heartbeat
-        if beat is not None:
-            found.append(SinkStatus(name="heartbeat", told=beat.sent, failed=beat.failed))
+        if self._heartbeat is not None:
+            found.append(self._heartbeat.status)
         return tuple(found)
 
     def is_well(self) -> bool:

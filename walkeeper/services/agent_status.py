@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -95,6 +95,10 @@ class HttpStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str | None
     problem: str | None = None
+
+
+HEARTBEAT: Final = "heartbeat"
+"""The name of the one among the sinks that is told nothing but that all is well."""
 
 
 class SinkStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Final
 
 from walkeeper.core.wal import WalSegment
 from walkeeper.repository.drills import DrillHistory
-from walkeeper.services.agent_status import AgentStatus, ArchivingStatus
+from walkeeper.services.agent_status import HEARTBEAT, AgentStatus, ArchivingStatus
 from walkeeper.services.status import ArchiveHealth, RecoverableWindow
 
 RPO_LIMIT_S: Final = 300.0
@@ -84,8 +84,11 @@ def _find_archiving_problems(agent: AgentStatus, archiving: ArchivingStatus) -> 
 def _find_untold(agent: AgentStatus) -> Iterator[Finding]:
     for sink in agent.alerting:
         if sink.problem is not None:
+            lost = f"alerts do not get through to {sink.name}"
+            if sink.name == HEARTBEAT:
+                lost = "the heartbeat is not heard, so that somebody may think the agent dead"
             yield Finding(
-                f"alerts do not get through to {sink.name}: {sink.problem}",
+                f"{lost}: {sink.problem}",
                 sink.hint or "walkeeper check --alerts",
                 urgent=False,
                 key=f"sink:{sink.name}",

@@ -56,10 +56,13 @@ fi
 
 if [ -z "$hook" ]; then
     # mallopt(3): with a threshold of its own choice, glibc keeps freed blocks of megabytes in the
-    # arenas of threads, and an agent with full hands takes 50 MiB more than it uses. One arena, for
-    # threads take turns anyway, instead of one for each that keeps what it had once.
-    : "${MALLOC_MMAP_THRESHOLD_:=131072}" "${MALLOC_ARENA_MAX:=1}"
-    export MALLOC_MMAP_THRESHOLD_ MALLOC_ARENA_MAX
+    # arenas of threads, and an agent with full hands takes 50 MiB more than it uses. The 256 KiB that
+    # Python's TLS asks for to read each 16 KiB stay below it, and below what is given back at once:
+    # new pages for each would cost three times the decryption. One arena, for threads take turns
+    # anyway, instead of one for each that keeps what it had once.
+    : "${MALLOC_MMAP_THRESHOLD_:=524288}" "${MALLOC_TRIM_THRESHOLD_:=2097152}"
+    : "${MALLOC_ARENA_MAX:=1}"
+    export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_ MALLOC_ARENA_MAX
     exec "$python" -P -m walkeeper "$@"
 fi
 

@@ -26,6 +26,7 @@ from walkeeper.errors import (
     StorageUnavailable,
 )
 from walkeeper.storage import durable
+from walkeeper.storage.direct import STAGE_BYTES, Stages
 from walkeeper.storage.filesystem import FilesystemStorage
 from walkeeper.storage.folder import FolderReader
 from walkeeper.storage.root import RootGuard
@@ -69,6 +70,26 @@ async def test_nothing_but_the_object_stays_behind(
         await storage.put("a/b", b"2")
     assert files_below(tmp_path) == ["a/b"]
     assert (tmp_path / "a/b").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("size", [100_000, STAGE_BYTES, STAGE_BYTES + 1, 3 * STAGE_BYTES - 4095])
+async def test_large_objects_are_stored_byte_for_byte(
+    storage: FilesystemStorage, tmp_path: Path, size: int
+) -> None:
+    content = os.urandom(size)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for begin in range(0, size, 300_001):
+            yield content[begin : begin + 300_001]
+
+    async with asyncio.TaskGroup() as group:  # at once: none has another's memory
+        group.create_task(storage.put("whole", memoryview(content)))
+        group.create_task(storage.put("other", content[::-1]))
+        group.create_task(storage.put_stream("stream", pieces()))
+
+    assert (tmp_path / "whole").read_bytes() == content
+    assert (tmp_path / "other").read_bytes() == content[::-1]
+    assert (tmp_path / "stream").read_bytes() == content
 
 
 async def test_everything_up_to_the_root_is_forced_to_disk_before_put_returns(
@@ -155,7 +176,7 @@ async def test_without_hard_links_a_rename_that_does_not_replace_serves(
     storage: FilesystemStorage, tmp_path: Path
 ) -> None:
     await storage.put("a/b", b"first")
-    draft = durable.Draft(tmp_path, tmp_path / "a/b")
+    draft = durable.Draft(tmp_path, tmp_path / "a/b", Stages())
     draft.write(b"second")
     with pytest.raises(ObjectExists):
         draft.publish()

@@ -17,6 +17,7 @@ import structlog
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import TimelineHistoryFile
 from walkeeper.errors import IntegrityError, ObjectExists
+from walkeeper.storage.direct import Stages
 from walkeeper.storage.durable import Draft
 
 _HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history")
@@ -73,7 +74,7 @@ class HistoryFiles:
                 yield entry.name
 
     def _create(self, name: str, content: bytes) -> None:
-        draft = Draft(self._state_dir, self._directory / name)
+        draft = Draft(self._state_dir, self._directory / name, Stages())
         try:
             draft.write(content)
             draft.publish()

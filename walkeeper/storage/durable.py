@@ -25,6 +25,7 @@ from walkeeper.errors import (
     StorageUnavailable,
 )
 from walkeeper.storage.base import Buffer
+from walkeeper.storage.direct import SequentialWriter, Stages
 
 TEMPORARY_NAME: Final = re.compile(r"\.walkeeper-[0-9a-f]{16}\.tmp")
 """What a file is called while it is written; no object can have such a name."""
@@ -62,33 +63,38 @@ def os_errors(operation: str, path: str | Path) -> Iterator[None]:
 
 
 class Draft:
-    """A file on its way to ``path``, invisible until `publish`.
+    """A file on its way to ``path``, invisible until `publish`; large ones pass by the page cache.
 
     Methods may be called from different threads; `discard` waits for a write under way, may be
     called at any time and any number of times, and does nothing after a successful `publish`.
     """
 
-    def __init__(self, root: Path, path: Path) -> None:
-        """Raises `StorageError`; makes the folders between ``root`` and ``path``."""
+    def __init__(self, root: Path, path: Path, stages: Stages) -> None:
+        """Raises `StorageError`; makes the folders between ``root`` and ``path``.
+
+        It borrows one of ``stages`` for as long as it is open.
+        """
         self._root = root
         self._path = path
+        self._stages = stages
         self._lock = threading.Lock()
         with os_errors("write", path):
             self._fd, self._temporary = _open_temporary(root, path)
+        self._stage = stages.take()
+        self._writer = SequentialWriter(self._fd, self._stage)
         self._open = True
 
     def write(self, data: Buffer) -> None:
-        """Append ``data``."""
+        """Append ``data``; it is not kept."""
         with self._lock, os_errors("write", self._path):
             self._check_open()
-            rest = memoryview(data).cast("B")
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            self._writer.write(data)
 
     def publish(self) -> None:
         """Make the file durable and give it its name; raises `ObjectExists` if that is taken."""
         with self._lock, os_errors("write", self._path):
             self._check_open()
+            self._writer.finish()
             os.fsync(self._fd)
             give_name(self._fd, self._temporary, self._path)
             self._close()
@@ -107,6 +113,7 @@ class Draft:
 
     def _close(self) -> None:
         self._open = False
+        self._stages.give(self._stage)
         with suppress(OSError):
             self._temporary.unlink()
         os.close(self._fd)

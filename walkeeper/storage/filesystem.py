@@ -27,6 +27,7 @@ from walkeeper.storage.base import (
     check_name,
     check_range,
 )
+from walkeeper.storage.direct import Stages
 from walkeeper.storage.durable import Draft, os_errors, prune_folders, sync_file, sync_folders
 from walkeeper.storage.folder import Entry, FileReader, FolderReader, stat_file
 from walkeeper.storage.root import RootGuard
@@ -46,6 +47,7 @@ class FilesystemStorage:
         self._root = root
         self._executor = executor
         self._guard = RootGuard(root)
+        self._stages = Stages()
 
     @property
     def url(self) -> str:
@@ -64,7 +66,7 @@ class FilesystemStorage:
         def write() -> None:
             self._guard.check()
             _refuse_existing(path)
-            draft = Draft(self._root, path)
+            draft = Draft(self._root, path, self._stages)
             try:
                 draft.write(body)
                 draft.publish()
@@ -81,7 +83,7 @@ class FilesystemStorage:
         def begin() -> Draft:
             self._guard.check()
             _refuse_existing(path)
-            return Draft(self._root, path)
+            return Draft(self._root, path, self._stages)
 
         draft = await self._acquire(begin, Draft.discard)
         try:
@@ -180,7 +182,7 @@ class FilesystemStorage:
         path = self._path(name)
 
         def try_to_replace() -> None:
-            draft = Draft(self._root, path)
+            draft = Draft(self._root, path, self._stages)
             try:
                 draft.write(body)
                 draft.publish()

@@ -211,3 +211,27 @@ async def make_bench(
     settings = FetchSettings(prefetch=prefetch or PrefetchSettings(), history_refresh_s=REFRESH_S)
     fetcher = Fetcher(archive, pool, history, directory, settings, sleep=nap)
     return FetchBench(faulty, archive, pool, directory, fetcher, history, naps)
+
+
+@asynccontextmanager
+async def running(bench: FetchBench) -> AsyncIterator[None]:
+    """While it fetches ahead; what was read before counts for nothing."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(bench.fetcher.run())
+        await asyncio.sleep(0.01)
+        bench.storage.reads.clear()
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+async def settle(bench: FetchBench) -> None:
+    """Wait until all that was begun has ended."""
+    async with asyncio.timeout(10):
+        while any(
+            not task.done()
+            for client in bench.fetcher._prefetcher._clients.values()
+            for task in client.ahead.values()
+        ):
+            await asyncio.sleep(0.005)

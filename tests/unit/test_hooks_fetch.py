@@ -13,6 +13,7 @@ from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.hook_requests import WalFetchRequest
 from walkeeper.core.wal import SegmentSize, WalSegment
+from walkeeper.hooks import wire
 
 ONLY = "000000010000000000000001"
 WANTED = "000000010000000000000002"
@@ -124,7 +125,7 @@ async def test_a_fetched_file_appears_whole_and_for_its_owner_only(
     assert len(list(target.parent.iterdir())) == 2
 
 
-@pytest.mark.parametrize("claimed", ["", "6999", "7001", "many", "-7000"])
+@pytest.mark.parametrize("claimed", ["", "6999", "7001", "many", "-7000", "7000 x", "7000 "])
 async def test_a_file_of_another_size_than_was_answered_is_not_served(
     claimed: str, short_dir: Path, data_directory: Path
 ) -> None:
@@ -144,12 +145,48 @@ async def test_a_file_of_another_size_than_was_answered_is_not_served(
     assert len(list(old.parent.iterdir())) == 2
 
 
+def put_in_place(request: Request, path: Path, mode: int) -> int:
+    """As a service that has fetched the file ahead; returns its inode."""
+    temporary = WalFetchRequest.parse(request).temporary
+    assert temporary is not None
+    path.write_bytes(CONTENT)
+    path.chmod(mode)
+    path.rename(temporary)
+    return temporary.stat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("mode", "told", "code"), [(0o600, 0, 0), (0o600, 1, 126), (0o640, 0, 126), (0o600, None, 126)]
+)
+async def test_a_file_put_in_its_place_is_taken_if_it_is_the_one_that_was_named(
+    mode: int, told: int | None, code: int, short_dir: Path, data_directory: Path
+) -> None:
+    inodes: list[int] = []
+
+    async def serve(request: Request) -> Reply:
+        inodes.append(put_in_place(request, short_dir / "ahead", mode))
+        inode = None if told is None else inodes[0] + told
+        return Reply.ok(wire.encode_written(len(CONTENT), inode))
+
+    server = ControlServer(short_dir / "s")
+    server.register("wal-fetch", serve, deadline_s=5)
+    async with serving(server):
+        ended = await fetch(data_directory, "--socket", short_dir / "s")
+    assert ended.code == code
+    target = data_directory / "pg_wal/RECOVERYXLOG"
+    if code == 0:
+        assert target.stat().st_ino == inodes[0]
+        assert target.read_bytes() == CONTENT
+    assert len(list(target.parent.iterdir())) == (2 if code == 0 else 1)
+
+
 async def test_what_killed_hooks_left_behind_is_removed(
     short_dir: Path, data_directory: Path
 ) -> None:
     wal = data_directory / "pg_wal"
     mine = wal / f"RECOVERYXLOG.walkeeper.{os.getpid()}"
-    for name in ("RECOVERYXLOG.walkeeper.999999999", "RECOVERYXLOG.walkeeper.x", mine.name):
+    killed = "RECOVERYXLOG.walkeeper.999999999"
+    for name in (killed, f"{killed}.whole", "RECOVERYXLOG.walkeeper.x", mine.name):
         (wal / name).write_bytes(b"")
     await fetch(data_directory, "--socket", short_dir / "nobody")
     left = {path.name for path in wal.iterdir()}

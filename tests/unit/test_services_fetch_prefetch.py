@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.fix_archive import TestKeys
-from tests.fix_fetch import FetchBench, content_of, lsn_in, make_bench, segment
+from tests.fix_fetch import FetchBench, content_of, lsn_in, make_bench, running, segment, settle
 from walkeeper.core.layout import wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import IntegrityError, StorageUnavailable
@@ -24,31 +22,8 @@ async def bench(pool: ThreadPoolExecutor, keys: TestKeys, tmp_path: Path) -> Fet
     return await make_bench(MemoryStorage(), keys, pool, tmp_path)
 
 
-@asynccontextmanager
-async def running(bench: FetchBench) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(bench.fetcher.run())
-        await asyncio.sleep(0.01)
-        bench.storage.reads.clear()
-        try:
-            yield
-        finally:
-            task.cancel()
-
-
 def reads_of(bench: FetchBench, wal: WalSegment) -> int:
     return sum(name.endswith(wal_object(wal)) for name in bench.storage.reads)
-
-
-async def settle(bench: FetchBench) -> None:
-    """Wait until all that was begun has ended."""
-    async with asyncio.timeout(10):
-        while any(
-            not task.done()
-            for client in bench.fetcher._prefetcher._clients.values()
-            for task in client.ahead.values()
-        ):
-            await asyncio.sleep(0.005)
 
 
 def open_files() -> int:

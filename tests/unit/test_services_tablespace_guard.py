@@ -13,7 +13,7 @@ from tests.fix_wal import WalWriter, main_data
 from walkeeper.core.wal import WalSegment
 from walkeeper.core.walpage import PAGE_SIZE
 from walkeeper.errors import RecoveryError
-from walkeeper.services.tablespace_guard import check_tablespaces
+from walkeeper.services.tablespace_guard import check_tablespaces, look_for_tablespaces
 
 RM_TBLSPC_ID = 5
 
@@ -38,10 +38,8 @@ def wal_with(location: Path, offset: int = 0) -> bytes:
 
 
 def check(copy: Path, wal: WalSegment, content: bytes) -> None:
-    path = copy / "pg_wal" / "RECOVERYXLOG"
-    path.write_bytes(content.ljust(ONE_MIB.bytes, b"\0"))
-    with path.open("rb") as file:
-        check_tablespaces(file.fileno(), wal, ONE_MIB, copy)
+    look = look_for_tablespaces(content.ljust(ONE_MIB.bytes, b"\0"))
+    check_tablespaces(look, wal, ONE_MIB, copy)
 
 
 def used(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -12,6 +11,7 @@ from walkeeper.agent.hook_requests import WalFetchRequest
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.wal import SegmentSize, WalFile, WalSegment, parse_wal_file
 from walkeeper.errors import UsageError
+from walkeeper.hooks import wire
 from walkeeper.services.fetch_rules import ClientIdentity, FetchRequest
 from walkeeper.services.fetcher import Fetcher
 from walkeeper.services.tablespace_guard import check_tablespaces
@@ -29,18 +29,14 @@ class FetchHandler:
         """Serve one request."""
         asked = WalFetchRequest.parse(request)
         fetch = parse_fetch(request)
-        descriptor = request.take_descriptor()
-        try:
-            outcome = await self._fetcher.fetch(fetch, os.dup(descriptor))
-            if outcome.size_bytes is None:
-                return Reply.absent()
-            if asked.guard and isinstance(fetch.wal, WalSegment):
-                data_dir = asked.path.parent.parent
-                look = partial(check_tablespaces, descriptor, fetch.wal, self._size, data_dir)
-                await asyncio.get_running_loop().run_in_executor(self._pool, look)
-            return Reply.ok(str(outcome.size_bytes))
-        finally:
-            os.close(descriptor)
+        outcome = await self._fetcher.fetch(fetch, request.take_descriptor(), asked.temporary)
+        if outcome.size_bytes is None:
+            return Reply.absent()
+        if outcome.look is not None and isinstance(fetch.wal, WalSegment):
+            data_dir = asked.path.parent.parent
+            guard = partial(check_tablespaces, outcome.look, fetch.wal, self._size, data_dir)
+            await asyncio.get_running_loop().run_in_executor(self._pool, guard)
+        return Reply.ok(wire.encode_written(outcome.size_bytes, outcome.inode))
 
 
 def parse_fetch(request: Request) -> FetchRequest:
@@ -56,6 +52,7 @@ def parse_fetch(request: Request) -> FetchRequest:
         end=None if asked.end is None else _parse_end(asked.end),
         present=asked.present,
         run=asked.run,
+        guard=asked.guard,
     )
 
 

@@ -49,6 +49,7 @@ class WalPushRequest:
 class WalFetchRequest:
     """A WAL file asked for; the descriptor to write into is the request's own.
 
+    ``temporary`` is the name of that descriptor's file, if another file may take its place there.
     ``timeline`` and ``end`` are text as given to the hook, which sends them only while
     recovery.signal exists, never in standby mode and never for a history file. ``present``: the
     directory of ``path`` already holds a file called ``name``. ``run`` differs from one run of its
@@ -67,6 +68,7 @@ class WalFetchRequest:
     end: str | None
     run: str
     guard: bool
+    temporary: Path | None
 
     @classmethod
     def parse(cls, request: Request) -> Self:
@@ -83,4 +85,5 @@ class WalFetchRequest:
             end=request.optional_text("end"),
             run=request.optional_text("run") or "",
             guard=request.optional_text("guard") == "1",
+            temporary=request.path("temporary") if "temporary" in request.fields else None,
         )

@@ -1,8 +1,10 @@
 """``wal-fetch``: one WAL file from the archive to where PostgreSQL wants it.
 
 The file is opened here and written by the service, through a descriptor that travels with the
-request. It gets its name only when it is whole, by a rename in its own directory: PostgreSQL opens
-%p as soon as the hook has answered 0.
+request; or the service puts one in its place that it has fetched ahead. It gets its name only when
+it is whole, by a rename in its own directory: PostgreSQL opens %p as soon as the hook has answered
+0. Nothing is synced: PostgreSQL does that when it keeps the file (xlogarchive.c,
+KeepFileRestoredFromArchive), and asks again after a crash.
 """
 
 import posix
@@ -38,29 +40,39 @@ def fetch(options: Options) -> None:
     name, destination = encoded(options.operands[0]), absolute(encoded(options.operands[1]))
     if b"/" in name:
         raise Failure("the first argument is %f, a name without a directory")
+    temporary = destination + b".walkeeper.%d" % posix.getpid()
     fields = describe(name, destination, options)
     fields["timeout_ms"] = b"%d" % (timeout_s * 1000)
+    fields["temporary"] = temporary
     frame = wire.encode_request("wal-fetch", fields)
     remove_stale(destination)
-    temporary = destination + b".walkeeper.%d" % posix.getpid()
     flags = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
     descriptor = posix.open(temporary, flags, 0o600)
     try:
-        size = ask_service(options, fields, frame, deadline, descriptor)
-        check_written(size, descriptor, temporary)
+        message = ask_service(options, fields, frame, deadline, descriptor)
+        check_written(message, descriptor, temporary)
         posix.rename(temporary, destination)
     except BaseException:
         remove(temporary)
         raise
 
 
-def check_written(size: str, descriptor: int, temporary: bytes) -> None:
-    """Raises Failure unless the file has the size that was answered, and still its own name."""
-    written, named = posix.fstat(descriptor), posix.lstat(temporary)
-    if not size.isdigit() or int(size) != written.st_size or not written.st_size:
-        raise Failure(f"the service wrote {written.st_size} bytes and answered {size!r}")
-    if (written.st_dev, written.st_ino) != (named.st_dev, named.st_ino):
+def check_written(message: str, descriptor: int, temporary: bytes) -> None:
+    """Raises Failure unless the file under the name is the one that was answered, in its size."""
+    ours, named = posix.fstat(descriptor), posix.lstat(temporary)
+    try:
+        size, inode = wire.decode_written(message)
+    except wire.WireError as error:
+        raise Failure(f"the service answered {error}") from None
+    if size != named.st_size or not size:
+        raise Failure(f"the service wrote {named.st_size} bytes and answered {message!r}")
+    if facts_of(named) != (ours.st_ino if inode is None else inode, *facts_of(ours)[1:]):
         raise Failure("another process replaced the temporary file")
+
+
+def facts_of(status: posix.stat_result) -> tuple[int, ...]:
+    """The inode; and what a file that takes another one's place must have in common with it."""
+    return status.st_ino, status.st_dev, status.st_mode, status.st_uid, status.st_gid
 
 
 def describe(name: bytes, destination: bytes, options: Options) -> dict[str, bytes]:
@@ -176,7 +188,7 @@ def remove_stale(destination: bytes) -> None:
     directory, _, name = destination.rpartition(b"/")
     prefix = name + b".walkeeper."
     for entry in posix.listdir(directory or b"/"):
-        pid = entry[len(prefix) :]
+        pid = entry[len(prefix) :].removesuffix(b".whole")  # FetchFile puts that behind a name
         if entry.startswith(prefix) and pid.isdigit() and not runs(int(pid)):
             remove(directory + b"/" + entry)
 

@@ -27,9 +27,11 @@ Commands of the hooks and their fields (integers as decimal, times in nanosecond
     %p already holds a file of that name with its WAL in it, not a recycled one; ``timeout_ms``;
     optionally ``timeline`` and ``end``, and ``run``, which differs from one run of the server on
     that directory to the next, and ``guard``: 1 to refuse WAL that creates a tablespace in a
-    directory that another cluster uses. One descriptor: an empty file to write into. The message of
-    ``ok`` is the number of bytes written; ``absent`` means that the archive answered that it holds
-    no such file.
+    directory that another cluster uses. One descriptor: an empty file to write into. ``temporary``,
+    optional, is its name, under which the service may put another file instead, of the same owner
+    and mode, if it sees that very file there. The message of ``ok`` is the number of bytes written,
+    and behind a blank the inode of the file that took its place, if one did; ``absent`` means that
+    the archive answered that it holds no such file.
 """
 
 VERSION = 1
@@ -132,3 +134,17 @@ def decode_reply(payload: bytes) -> tuple[str, int, str, str]:
     if status not in {OK, ABSENT, FAILED} or (status == OK) != (code == 0):
         raise WireError("a malformed reply")
     return status, code, parts[2].decode("utf-8", "replace"), parts[3].decode("utf-8", "replace")
+
+
+def encode_written(size_bytes: int, inode: int | None) -> str:
+    """The message of a wal-fetch's ``ok``."""
+    return f"{size_bytes}" if inode is None else f"{size_bytes} {inode}"
+
+
+def decode_written(message: str) -> tuple[int, int | None]:
+    """``(size, inode)`` of the message of a wal-fetch's ``ok``. Raises WireError on another one."""
+    size, blank, inode = message.partition(" ")
+    numbers = [size, inode] if blank else [size]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise WireError(f"{message!r}, which is no size")
+    return int(size), int(inode) if blank else None

@@ -12,7 +12,7 @@ from walkeeper.core.layout import ObjectName
 from walkeeper.errors import IntegrityError
 from walkeeper.repository.archive import StoredDigest
 
-_SLICE_BYTES: Final = 32 << 10
+SLICE_BYTES: Final = 32 << 10
 """What is decrypted at once: with a chunk held back it stays below malloc's threshold as well."""
 
 
@@ -37,8 +37,8 @@ def unseal(
                 continue
             reader = opener.open(header, step_bytes=SMALL_STEP_BYTES)
             rest = memoryview(head)[header.size_bytes :]
-        for begin in range(0, len(rest), _SLICE_BYTES):
-            yield from reader.feed(rest[begin : begin + _SLICE_BYTES])
+        for begin in range(0, len(rest), SLICE_BYTES):
+            yield from reader.feed(rest[begin : begin + SLICE_BYTES])
     if reader is None:
         raise IntegrityError(f"{name}: the age header is cut")
     yield from reader.finish()

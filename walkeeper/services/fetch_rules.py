@@ -34,7 +34,8 @@ class FetchRequest:
     a tool such as pg_rewind. ``timeline`` and ``end`` come from a prepared restore: the path to
     follow and how far its WAL is needed; they count in an archive recovery alone. ``present`` says
     that PostgreSQL already has a file of that name. ``timeout_s`` is how long the client waits.
-    ``run`` tells one run of the client's server from the next; "" when no server runs.
+    ``run`` tells one run of the client's server from the next; "" when no server runs. ``guard``
+    asks for a look at the tablespaces that a segment creates.
     """
 
     wal: WalFile
@@ -46,6 +47,7 @@ class FetchRequest:
     end: Lsn | None = None
     present: bool = False
     run: str = ""
+    guard: bool = False
 
     @property
     def is_tool(self) -> bool:

@@ -38,8 +38,10 @@ from walkeeper.services.followed_timelines import FollowedTimelines
 from walkeeper.services.history_store import HistoryStore
 from walkeeper.services.missing_segment import MissingSegments
 from walkeeper.services.prefetch import Prefetcher
-from walkeeper.services.segment_server import SegmentServer, SegmentSources
+from walkeeper.services.segment_question import SegmentSources, Served
+from walkeeper.services.segment_server import SegmentServer
 from walkeeper.services.segment_stand_in import StandIns
+from walkeeper.services.tablespace_guard import TablespaceLook
 
 _SMALL_FILE_LIMIT: Final = 1 << 20
 _ANSWER_WITHIN: Final = 0.9
@@ -53,9 +55,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchOutcome:
-    """``size_bytes`` were written, all of the file; or None: the archive holds no such file."""
+    """``size_bytes`` were written, all of the file; or None: the archive holds no such file.
+
+    ``inode`` is that of the file which took the place of the client's; ``look`` what a segment
+    tells of tablespaces, for a request that asks for it.
+    """
 
     size_bytes: int | None
+    inode: int | None = None
+    look: TablespaceLook | None = None
 
     @property
     def absent(self) -> bool:
@@ -116,23 +124,25 @@ class Fetcher:
                     log.warning("histories_not_refreshed", reason=error.message)
                 await self._sleep(self._settings.history_refresh_s)
 
-    async def fetch(self, request: FetchRequest, out_fd: int) -> FetchOutcome:
+    async def fetch(
+        self, request: FetchRequest, out_fd: int, name: Path | None = None
+    ) -> FetchOutcome:
         """Write the file into ``out_fd``, which is taken over and closed, or say it is absent.
 
+        ``name`` is where that file lies, if another one may take its place there.
         Raises what the client must take for "could not tell" or "not as it should be"; the file
         may hold a part then.
         """
-        outcome = await self._fetch(request, out_fd)
+        outcome = await self._fetch(request, FetchFile(out_fd, name=name))
         match request.wal:
             case TimelineHistoryFile(timeline) if outcome.absent and timeline > 1:
                 self._followed.note_absent_history(request)
         return outcome
 
-    async def _fetch(self, request: FetchRequest, out_fd: int) -> FetchOutcome:
-        out = FetchFile(out_fd)
+    async def _fetch(self, request: FetchRequest, out: FetchFile) -> FetchOutcome:
         try:
             async with asyncio.timeout(request.timeout_s * _ANSWER_WITHIN) as scope:
-                size = await self._serve(request, out)
+                served = await self._serve(request, out)
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -144,12 +154,12 @@ class Fetcher:
         finally:
             # In the pool: a thread of a cancelled request may still be writing.
             self._pool.submit(out.close)
-        if size is None:
+        if served is None:
             self._statistics.absent += 1
-        else:
-            self._statistics.fetched += 1
-        log.debug("wal_fetched", file=str(request.wal), size_bytes=size)
-        return FetchOutcome(size)
+            return FetchOutcome(None)
+        self._statistics.fetched += 1
+        log.debug("wal_fetched", file=str(request.wal), size_bytes=served.size_bytes)
+        return FetchOutcome(served.size_bytes, out.replaced_by, served.look)
 
     def _tolerate(self, request: FetchRequest, error: WalkeeperError) -> None:
         """Count an error, and raise it again unless a standby may ask once more."""
@@ -164,7 +174,7 @@ class Fetcher:
             raise error
         log.warning("fetch_failed_in_standby_mode", file=str(request.wal), reason=error.message)
 
-    async def _serve(self, request: FetchRequest, out: FetchFile) -> int | None:
+    async def _serve(self, request: FetchRequest, out: FetchFile) -> Served | None:
         match request.wal:
             case TimelineHistoryFile(timeline):
                 patience_s = request.timeout_s / 2  # then what is known here may still answer
@@ -185,8 +195,8 @@ class Fetcher:
         except ObjectNotFound:
             return None
 
-    async def _write(self, content: bytes | None, out: FetchFile) -> int | None:
+    async def _write(self, content: bytes | None, out: FetchFile) -> Served | None:
         if content is None:
             return None
         await asyncio.get_running_loop().run_in_executor(self._pool, out.write, content)
-        return len(content)
+        return Served(len(content))

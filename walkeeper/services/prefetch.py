@@ -4,11 +4,14 @@ A recovery asks for one segment at a time and waits; while it replays, the next 
 parallel. How many doubles with each one that was used, from one to the configured number, and
 falls back to one where something was not there: a standby at the end of the archive costs little.
 Only complete segments are fetched, nothing negative is remembered, and each is handed out once.
+They are written where the client wants them in the end, if that is possible: then handing one out
+is a matter of its name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,10 +28,13 @@ from walkeeper.repository.archive import Archive
 from walkeeper.services.fetch_file import FetchFile, download
 from walkeeper.services.fetch_rules import ClientIdentity
 from walkeeper.services.patience import patient
+from walkeeper.services.tablespace_guard import TablespaceLook, look_for_tablespaces
 
 _IDLE_S: Final = 300.0
 """After this long without a request what was fetched ahead for a client is dropped."""
 _SWEEP_S: Final = 30.0
+_SPARE: Final = 4
+"""So many times the room that all segments ahead take must be free where a client wishes them."""
 _PATIENCE_S: Final = 10.0
 """A download to which nothing comes for so long is given up: whoever needs it asks for it, and in
 standby mode may not be kept waiting for it."""
@@ -48,6 +54,22 @@ class PrefetchSettings:
     parallel: int = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A segment that was fetched ahead: ``look`` is what its content tells, if that was asked."""
+
+    file: FetchFile
+    look: TablespaceLook | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a client wants its segments: in this directory where there is room, looked through."""
+
+    directory: Path | None = None
+    guard: bool = False
+
+
 @dataclass(slots=True)
 class _Client:
     """What is known of one recovery: ``last`` is the number of the segment it was served last."""
@@ -55,8 +77,9 @@ class _Client:
     timeline: int | None
     last: int
     seen_at: float
+    wishes: Wishes
     window: int = 1
-    ahead: dict[WalSegment, asyncio.Task[FetchFile | None]] = field(default_factory=dict)
+    ahead: dict[WalSegment, asyncio.Task[Ahead | None]] = field(default_factory=dict)
 
 
 class Prefetcher:
@@ -103,7 +126,7 @@ class Prefetcher:
 
     async def take(
         self, identity: ClientIdentity, timeline: int | None, segment: WalSegment
-    ) -> FetchFile | None:
+    ) -> Ahead | None:
         """The segment if it was fetched ahead for this client, waiting for it if it is under way.
 
         The caller closes the file. What this request shows to be of no use is dropped: a client
@@ -136,6 +159,7 @@ class Prefetcher:
         timeline: int | None,
         served: WalSegment,
         following: Iterator[WalSegment],
+        wishes: Wishes,
         *,
         hit: bool,
     ) -> None:
@@ -146,8 +170,9 @@ class Prefetcher:
         if self._group is None or self._count == 0:
             return
         last = self._number(served)
-        client = self._clients.setdefault(identity, _Client(timeline, last, self._now()))
+        client = self._clients.setdefault(identity, _Client(timeline, last, self._now(), wishes))
         client.last = last
+        client.wishes = wishes
         if hit:
             client.window *= 2
         client.window = min(client.window, self._count)
@@ -162,13 +187,19 @@ class Prefetcher:
     def _number(self, segment: WalSegment) -> int:
         return segment.number(self._archive.segment_size)
 
-    async def _fetch(self, client: _Client, segment: WalSegment) -> FetchFile | None:
+    async def _fetch(self, client: _Client, segment: WalSegment) -> Ahead | None:
         """The outermost frame of a task: what goes wrong here is met again when it is asked for."""
-        file = FetchFile.unnamed(self._directory)
         name, size = wal_object(segment), self._archive.segment_size.bytes
+        wishes, look = client.wishes, None
+        loop = asyncio.get_running_loop()
+        file: FetchFile | None = None
         try:
             async with self._slots, patient(_PATIENCE_S, str(segment)) as came:
+                directory = await loop.run_in_executor(self._pool, self._choose, wishes.directory)
+                file = FetchFile.unnamed(directory)
                 await download(self._archive, name, file, self._pool, size_bytes=size, came=came)
+                if wishes.guard:
+                    look = await loop.run_in_executor(self._pool, look_into, file, size)
         except Exception as error:
             if not isinstance(error, WalkeeperError):
                 log.warning("prefetch_broke", segment=str(segment), exc_info=error)
@@ -178,7 +209,18 @@ class Prefetcher:
         except BaseException:
             self._close(file)
             raise
-        return file
+        return Ahead(file, look)
+
+    def _choose(self, wished: Path | None) -> Path:
+        """The directory that a client wishes, unless PostgreSQL might miss the room there."""
+        if wished is None:
+            return self._directory
+        try:
+            status = os.statvfs(wished)
+        except OSError:
+            return self._directory
+        needed = _SPARE * self._count * self._archive.segment_size.bytes
+        return wished if status.f_bavail * status.f_frsize >= needed else self._directory
 
     def _give_up(self, client: _Client, segment: WalSegment) -> None:
         """Begin anew behind a segment that was not to be had, with those that are there."""
@@ -202,18 +244,24 @@ class Prefetcher:
                 self._drop(task)
             client.ahead.clear()
 
-    def _drop(self, task: asyncio.Task[FetchFile | None]) -> None:
+    def _drop(self, task: asyncio.Task[Ahead | None]) -> None:
         if task.done():
             self._close_result(task)
         else:
             task.cancel()
             task.add_done_callback(self._close_result)
 
-    def _close_result(self, task: asyncio.Task[FetchFile | None]) -> None:
-        file = None if task.cancelled() else task.result()
-        if file is not None:
-            self._close(file)
+    def _close_result(self, task: asyncio.Task[Ahead | None]) -> None:
+        ahead = None if task.cancelled() else task.result()
+        if ahead is not None:
+            self._close(ahead.file)
 
-    def _close(self, file: FetchFile) -> None:
-        # In the pool: a thread may still be writing, and closing waits for it.
-        self._pool.submit(file.close)
+    def _close(self, file: FetchFile | None) -> None:
+        if file is not None:  # in the pool: a thread may still be writing, and closing waits for it
+            self._pool.submit(file.close)
+
+
+def look_into(file: FetchFile, size_bytes: int) -> TablespaceLook:
+    """What a file's content, a whole segment, tells of tablespaces. Blocks."""
+    with file.view(size_bytes) as view:
+        return look_for_tablespaces(view)

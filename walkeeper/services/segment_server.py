@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -25,7 +23,6 @@ from walkeeper.core.layout import wal_object
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import NoSuchSegment, ObjectNotFound, StorageUnavailable, UsageError
-from walkeeper.repository.archive import Archive
 from walkeeper.services.fetch_file import FetchFile, download
 from walkeeper.services.fetch_rules import (
     FetchRequest,
@@ -36,42 +33,13 @@ from walkeeper.services.fetch_rules import (
     part_on_path,
 )
 from walkeeper.services.fetch_settings import FetcherStatistics, FetchSettings
-from walkeeper.services.followed_timelines import FollowedTimelines
-from walkeeper.services.missing_segment import MissingSegments
 from walkeeper.services.patience import patient
-from walkeeper.services.prefetch import Prefetcher
-from walkeeper.services.segment_stand_in import StandIn, StandIns
+from walkeeper.services.prefetch import Ahead, Wishes, look_into
+from walkeeper.services.segment_question import Question, SegmentSources, Served, Vanished
+from walkeeper.services.segment_stand_in import StandIn
+from walkeeper.services.tablespace_guard import TablespaceLook
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentSources:
-    """Where segments come from, and who judges what is not there: all of one archive."""
-
-    archive: Archive
-    pool: ThreadPoolExecutor
-    prefetcher: Prefetcher
-    missing: MissingSegments
-    stand_ins: StandIns
-    followed: FollowedTimelines
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A request for a segment; ``came`` is told of everything that the archive answers."""
-
-    request: FetchRequest
-    segment: WalSegment
-    out: FetchFile
-    came: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Vanished:
-    """A tail was deleted while it was read: the complete segment must have become durable."""
-
-    name: str
 
 
 class SegmentServer:
@@ -95,8 +63,10 @@ class SegmentServer:
         self._sleep = sleep
         self._size = sources.archive.segment_size
 
-    async def serve(self, request: FetchRequest, segment: WalSegment, out: FetchFile) -> int | None:
-        """Write the segment into an empty file; its size, or None where it is absent for good.
+    async def serve(
+        self, request: FetchRequest, segment: WalSegment, out: FetchFile
+    ) -> Served | None:
+        """Write the segment into an empty file, or say by None that it is absent for good.
 
         Raises NoSuchSegment for a hole and whatever keeps the archive from telling.
         """
@@ -106,25 +76,39 @@ class SegmentServer:
         if request.is_tool:
             # pg_rewind reads a server's own WAL back from where it ended to where it left the
             # other's history: behind the fork, what it is after is the WAL of the dead branch.
-            return await self._serve_tool(_Question(request, segment, out, lambda: None))
+            size = await self._serve_tool(Question(request, segment, out, lambda: None))
+            return None if size is None else Served(size)
         self._followed.note_asked(request, segment)
         async with patient(patience_s, str(segment)):
             path = await self._missing.find_path(request, segment, fresh=False)
         if self._is_withheld(request, segment, path):
             return None
-        size = await self._take_ahead(request, segment, out)
-        hit = size is not None
+        ahead = await self._take_ahead(request, segment, out)
+        hit = ahead is not None
         async with patient(patience_s, str(segment)) as came:
-            question = _Question(request, segment, out, came)
+            question = Question(request, segment, out, came)
             if hit or await self._fetch_complete(question):
                 size = await self._cut(question, path)
             else:
                 size = await self._resolve_miss(question)
-        if size is not None:
-            self._go_ahead(request, segment, path, hit=hit)
-        return size
+        if size is None:
+            return None
+        self._go_ahead(question, path, hit=hit)
+        return Served(size, await self._look(question, path, ahead))
 
-    async def _serve_tool(self, question: _Question) -> int | None:
+    async def _look(
+        self, question: Question, path: TimelineHistory, ahead: Ahead | None
+    ) -> TablespaceLook | None:
+        """What the file as it was handed out tells of tablespaces, where the client asks that."""
+        if not question.request.guard:
+            return None
+        cut = self._is_cut(question.segment, part_on_path(path, question.segment, self._size))
+        if ahead is not None and ahead.look is not None and not cut:
+            return ahead.look
+        look = partial(look_into, question.out, self._size.bytes)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, look)
+
+    async def _serve_tool(self, question: Question) -> int | None:
         """The complete segment as it is stored, wherever the path of a recovery would lead."""
         if await self._fetch_complete(question):
             return self._size.bytes
@@ -162,7 +146,7 @@ class SegmentServer:
     def _is_cut(self, segment: WalSegment, part: range) -> bool:
         return part.stop < (segment.number(self._size) + 1) * self._size.bytes
 
-    async def _fetch_complete(self, question: _Question) -> bool:
+    async def _fetch_complete(self, question: Question) -> bool:
         """Fetch the complete segment; False when the archive answered that it is not there."""
         await asyncio.get_running_loop().run_in_executor(self._pool, question.out.empty)
         name, size_bytes = wal_object(question.segment), self._size.bytes
@@ -180,7 +164,7 @@ class SegmentServer:
             return False
         return True
 
-    async def _cut(self, question: _Question, path: TimelineHistory) -> int | None:
+    async def _cut(self, question: Question, path: TimelineHistory) -> int | None:
         """End what was written where the path leaves its timeline; None when it is withheld."""
         segment, request = question.segment, question.request
         if request.is_tool:
@@ -194,20 +178,20 @@ class SegmentServer:
             await loop.run_in_executor(self._pool, question.out.end_at, offset, self._size.bytes)
         return self._size.bytes
 
-    async def _resolve_miss(self, question: _Question) -> int | None:
+    async def _resolve_miss(self, question: Question) -> int | None:
         """What stands in, or None when the segment is absent for good; raises for a hole.
 
         Before any of them the segment is asked for once more: it may just have become durable.
         """
         request = question.request
         attempts = 1 if request.standby else self._settings.hole_attempts
-        vanished: _Vanished | None = None
+        vanished: Vanished | None = None
         while True:
             attempts -= 1
             fresh = not request.standby
             path = await self._missing.find_path(request, question.segment, fresh=fresh)
             verdict = await self._judge(question, path) or vanished
-            if isinstance(verdict, _Vanished):
+            if isinstance(verdict, Vanished):
                 vanished = verdict
             try:
                 if await self._fetch_complete(question):
@@ -224,8 +208,8 @@ class SegmentServer:
             await self._sleep(self._settings.hole_pause_s)
 
     async def _judge(
-        self, question: _Question, path: TimelineHistory
-    ) -> StandIn | Hole | _Vanished | None:
+        self, question: Question, path: TimelineHistory
+    ) -> StandIn | Hole | Vanished | None:
         request, segment = question.request, question.segment
         hole = await self._missing.find_hole(request, segment, path)
         question.came()
@@ -244,10 +228,10 @@ class SegmentServer:
             stand_in = await self._stand_ins.choose(path, segment, end)
             return stand_in or hole or await beside(whole=False)
         except ObjectNotFound as error:
-            return _Vanished(error.message)
+            return Vanished(error.message)
 
-    def _error(self, verdict: Hole | _Vanished) -> NoSuchSegment | StorageUnavailable:
-        if isinstance(verdict, _Vanished):
+    def _error(self, verdict: Hole | Vanished) -> NoSuchSegment | StorageUnavailable:
+        if isinstance(verdict, Vanished):
             return StorageUnavailable(
                 f"{verdict.name}, and the complete segment is not there", hint="try again"
             )
@@ -257,7 +241,7 @@ class SegmentServer:
         )
 
     async def _hand_out(
-        self, question: _Question, path: TimelineHistory, stand_in: StandIn
+        self, question: Question, path: TimelineHistory, stand_in: StandIn
     ) -> int | None:
         request, segment = question.request, question.segment
         if request.present:
@@ -276,22 +260,24 @@ class SegmentServer:
 
     async def _take_ahead(
         self, request: FetchRequest, segment: WalSegment, out: FetchFile
-    ) -> int | None:
-        file = await self._prefetcher.take(request.client, request.path_timeline, segment)
-        if file is None:
+    ) -> Ahead | None:
+        ahead = await self._prefetcher.take(request.client, request.path_timeline, segment)
+        if ahead is None:
             return None
         try:
             loop = asyncio.get_running_loop()
-            size = await loop.run_in_executor(self._pool, file.copy_to, out)
+            await loop.run_in_executor(self._pool, ahead.file.move_to, out)
         finally:
-            self._pool.submit(file.close)
+            self._pool.submit(ahead.file.close)
         self._statistics.from_prefetch += 1
-        return size
+        return ahead
 
-    def _go_ahead(
-        self, request: FetchRequest, segment: WalSegment, path: TimelineHistory, *, hit: bool
-    ) -> None:
+    def _go_ahead(self, question: Question, path: TimelineHistory, *, hit: bool) -> None:
+        request, segment = question.request, question.segment
         if not lies_on_path(path, segment, self._size):
             path = TimelineHistory(segment.timeline)
         following = next_on_path(path, segment, self._size, request.path_end)
-        self._prefetcher.advance(request.client, request.path_timeline, segment, following, hit=hit)
+        wishes = Wishes(question.out.home, request.guard)
+        self._prefetcher.advance(
+            request.client, request.path_timeline, segment, following, wishes, hit=hit
+        )

@@ -10,12 +10,13 @@ when the same WAL is replayed once more.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.core.wal_tablespace import LONGEST_BYTES, find_created_tablespaces
-from walkeeper.core.walpage import PAGE_SIZE
+from walkeeper.core.walpage import PAGE_SIZE, WalBytes
 from walkeeper.errors import RecoveryError
 
 _NAME_LENGTH: Final = 24
@@ -24,17 +25,32 @@ _VERSION_DIRECTORY: Final = "PG_"
 """TABLESPACE_VERSION_DIRECTORY begins so, src/include/common/relpath.h."""
 
 
+@dataclass(frozen=True, slots=True)
+class TablespaceLook:
+    """What one segment's content tells: ``created`` are the directories that records in it name.
+
+    ``first_page`` is what a record that begins in the segment before goes on in.
+    """
+
+    created: frozenset[str]
+    first_page: bytes
+
+
+def look_for_tablespaces(content: WalBytes) -> TablespaceLook:
+    """Look through a whole segment: some 10 ms a core for 16 MiB."""
+    return TablespaceLook(frozenset(find_created_tablespaces(content)), bytes(content[:PAGE_SIZE]))
+
+
 def check_tablespaces(
-    descriptor: int, segment: WalSegment, size: SegmentSize, data_dir: Path
+    look: TablespaceLook, segment: WalSegment, size: SegmentSize, data_dir: Path
 ) -> None:
     """Raise RecoveryError when a segment's replay would write where another cluster has files.
 
-    ``descriptor`` is the segment's file, ``data_dir`` the copy that asks for it. Blocks.
+    ``data_dir`` is the copy that asks for it, looked at now. Blocks.
     """
-    content = os.pread(descriptor, size.bytes, 0)
-    created = set(find_created_tablespaces(content))
+    created = set(look.created)
     for end in _ends_before(data_dir / "pg_wal", segment, size):
-        created.update(find_created_tablespaces(content[:PAGE_SIZE], end))
+        created.update(find_created_tablespaces(look.first_page, end))
     for location in sorted(created):
         if _is_used(Path(location)) and not _is_own(Path(location), data_dir):
             raise RecoveryError(
@@ -55,9 +71,11 @@ def _ends_before(pg_wal: Path, segment: WalSegment, size: SegmentSize) -> list[b
     position = str(segment.previous(size))[_TIMELINE_LENGTH:]
     ends = []
     try:
-        for path in pg_wal.iterdir():
-            if len(path.name) == _NAME_LENGTH and path.name.endswith(position):
-                with path.open("rb") as file:
+        with os.scandir(pg_wal) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(position)]
+        for name in names:
+            if len(name) == _NAME_LENGTH:
+                with (pg_wal / name).open("rb") as file:
                     file.seek(-LONGEST_BYTES, os.SEEK_END)
                     ends.append(file.read())
     except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -14,36 +13,10 @@ from walkeeper.agent.control_request import Reply, Request
 from walkeeper.errors import Locked, WalkeeperError, unwrapped
 from walkeeper.repository.archive import Archive
 from walkeeper.services.backup import BackupResult, BackupService, BackupSettings
-from walkeeper.services.backup_part import DamagedFile
-from walkeeper.services.backup_source import BackupProgress
+from walkeeper.services.backup_report import BackupProgress, BackupReport, DamagedFile
 from walkeeper.services.source_guard import SourceGuard
 
 _GUARD_WAIT_S: Final = 5.0
-
-
-class BackupReport(msgspec.Struct, frozen=True):
-    """What a finished backup is reported as; the last document that the agent sends.
-
-    ``checksum_findings`` counts damaged pages. ``damaged`` and ``left_out`` are the first of
-    ``damaged_files`` and ``left_out_files``: a document between agent and command has 64 KiB.
-    """
-
-    backup: str
-    timeline: int
-    start_lsn: str
-    stop_lsn: str
-    stopped_at: datetime
-    size_bytes: int
-    stored_bytes: int
-    files: int
-    parts: int
-    checksum_findings: int
-    damaged_files: int
-    damaged: tuple[DamagedFile, ...]
-    left_out_files: int
-    left_out: tuple[str, ...]
-
-
 _SHOWN_FILES: Final = 50
 _SHOWN_BLOCKS: Final = 20
 _SHOWN_CHARACTERS: Final = 300

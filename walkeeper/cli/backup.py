@@ -12,8 +12,8 @@ from walkeeper.cli.exits import exit_codes
 from walkeeper.cli.main import Options, run
 
 if TYPE_CHECKING:
-    from walkeeper.agent.backup_handler import BackupReport
-    from walkeeper.services.backup_source import BackupProgress
+    from walkeeper.config import Config
+    from walkeeper.services.backup_report import BackupProgress, BackupReport
 
 
 @click.command("backup", epilog=exit_codes(3, 11, 21))
@@ -43,15 +43,10 @@ def command(options: Options, label: str, *, spread: bool, as_json: bool) -> Non
 async def _take(
     options: Options, label: str, *, fast: bool, progress: Callable[[BackupProgress], None]
 ) -> BackupReport:
-    import asyncio
-
     import msgspec
 
-    from walkeeper.agent.app import make_state_dir
-    from walkeeper.agent.backup_handler import BackupReport, backup_service, report_of
-    from walkeeper.agent.compose import open_workshop
     from walkeeper.agent.control_client import control_request
-    from walkeeper.services.backup_source import BackupProgress
+    from walkeeper.services.backup_report import BackupProgress, BackupReport
 
     config = options.load()
     last: list[bytes] = []
@@ -67,8 +62,26 @@ async def _take(
     if reply is not None:
         reply.raise_failure()
         return msgspec.json.decode(last[0], type=BackupReport)
+    return await _take_alone(config, options.archive, label, fast=fast, progress=progress)
+
+
+async def _take_alone(
+    config: Config,
+    archive_name: str | None,
+    label: str,
+    *,
+    fast: bool,
+    progress: Callable[[BackupProgress], None],
+) -> BackupReport:
+    # Here, not above: whoever only watches the agent does without half of the memory.
+    import asyncio
+
+    from walkeeper.agent.app import make_state_dir
+    from walkeeper.agent.backup_handler import backup_service, report_of
+    from walkeeper.agent.compose import open_workshop
+
     async with open_workshop(config) as shop:
-        archive = await shop.archive(options.archive, probe=True)
+        archive = await shop.archive(archive_name, probe=True)
         await asyncio.get_running_loop().run_in_executor(
             shop.pool, make_state_dir, config.agent.state_dir
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from walkeeper.services.backup_source import BackupProgress
+from walkeeper.services.backup_report import BackupProgress
 
 _PHASES: Final = {
     "checkpoint": "waiting for the checkpoint",

@@ -57,8 +57,8 @@ from walkeeper.repository.backups import BackupStore
 from walkeeper.services.backup_cleanup import clean_up
 from walkeeper.services.backup_copy import BackupCopy, page_rules
 from walkeeper.services.backup_last import StoppedBackup, collect_last_files, find_outside_files
-from walkeeper.services.backup_part import DamagedFile
-from walkeeper.services.backup_source import BackupProgress, EntrySource, FileSpool
+from walkeeper.services.backup_report import BackupProgress, DamagedFile
+from walkeeper.services.backup_source import EntrySource, FileSpool
 from walkeeper.services.lineage import check_server
 from walkeeper.services.source_guard import require_attached, require_source
 from walkeeper.services.wal_wait import wait_for_wal

@@ -16,8 +16,9 @@ from walkeeper.errors import unwrapped
 from walkeeper.postgres.control_file import ControlFile
 from walkeeper.postgres.data_dir import DataEntry
 from walkeeper.repository.backups import BackupStore
-from walkeeper.services.backup_part import DamagedFile, GivenFile, PageRules, PartWriter
-from walkeeper.services.backup_source import BackupProgress, EntrySource, FileSpool
+from walkeeper.services.backup_part import GivenFile, PageRules, PartWriter
+from walkeeper.services.backup_report import BackupProgress, DamagedFile
+from walkeeper.services.backup_source import EntrySource, FileSpool
 
 _REPORT_S: Final = 0.5
 

@@ -19,8 +19,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import BinaryIO, Final, Protocol
 
-import msgspec
-
 from walkeeper.codec.sealer import Sealer
 from walkeeper.core.backup import FileEntry, PartRecord, encode_files
 from walkeeper.core.layout import BackupPart
@@ -29,6 +27,7 @@ from walkeeper.postgres.data_dir import DataEntry, EntryKind
 from walkeeper.postgres.exclusions import find_checksummed_segment
 from walkeeper.postgres.page_checksum import PageVerifier
 from walkeeper.repository.archive import StoredDigest
+from walkeeper.services.backup_report import DamagedFile
 
 PIECE_BYTES: Final = 4 << 20
 """About the size of a piece of a part."""
@@ -76,17 +75,6 @@ class FileSink(Protocol):
     def add(self, part: BackupPart, entry: FileEntry) -> None:
         """Called once for each file, from a worker thread."""
         ...
-
-
-class DamagedFile(msgspec.Struct, frozen=True):
-    """A file with pages whose checksums do not hold; ``path`` is relative to the data directory.
-
-    ``count`` pages are damaged; ``blocks`` are the first of them, counted within this file.
-    """
-
-    path: str
-    count: int
-    blocks: tuple[int, ...]
 
 
 @dataclass(slots=True)

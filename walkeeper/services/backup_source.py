@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import msgspec
-
 from walkeeper.core.backup import FileEntry, decode_files, encode_files
 from walkeeper.core.backup_manifest import ManifestFile
 from walkeeper.core.layout import BackupPart
@@ -125,15 +123,3 @@ class FileSpool:
     def close(self) -> None:
         """Give the space back."""
         self._lines.close()
-
-
-class BackupProgress(msgspec.Struct, frozen=True):
-    """How far a backup is. ``total_bytes`` is what the server estimates, 0 when it does not."""
-
-    phase: str
-    backup: str
-    files: int = 0
-    read_bytes: int = 0
-    stored_bytes: int = 0
-    total_bytes: int = 0
-    message: str = ""

@@ -18,6 +18,7 @@ from walkeeper.codec.age_header import (
 from walkeeper.codec.age_stream import (
     CHUNK_BYTES,
     NONCE_BYTES,
+    Piece,
     StreamDecryptor,
     StreamEncryptor,
     payload_size,
@@ -33,13 +34,13 @@ SIZES = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, 2
 def encrypt(plain: bytes, *recipients: Recipient, step: int = 50_000) -> bytes:
     file_key = os.urandom(16)
     stanzas = b"".join(wrap(file_key, recipient) for recipient in recipients)
-    out = bytearray(encode_header(stanzas, file_key))
+    out = Piece(encode_header(stanzas, file_key))
     stream = StreamEncryptor(file_key)
     stream.begin(out)
     for begin in range(0, len(plain), step):
         stream.encrypt(plain[begin : begin + step], out)
     stream.finish(out)
-    return bytes(out)
+    return bytes(out.content)
 
 
 def decrypt(file: bytes, identity: Identity, *, step: int = 50_000) -> bytes:

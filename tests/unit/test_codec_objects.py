@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fix_age import make_keys
 from walkeeper.codec.age_header import decode_base64, encode_base64, encode_header, encode_stanza
-from walkeeper.codec.age_stream import CHUNK_BYTES, StreamEncryptor
+from walkeeper.codec.age_stream import CHUNK_BYTES, Piece, StreamEncryptor
 from walkeeper.codec.compress import Compressor
 from walkeeper.codec.keygen import generate_identity
 from walkeeper.codec.sealer import Sealer
@@ -249,12 +249,12 @@ def forged(codec_keys, signing, data=b"forged", **changes) -> bytes:
 
 def pack(file_key: bytes, stanzas: bytes, data: bytes) -> bytes:
     compressor = Compressor(1)
-    out = bytearray(encode_header(stanzas, file_key))
+    out = Piece(encode_header(stanzas, file_key))
     encryptor = StreamEncryptor(file_key)
     encryptor.begin(out)
     encryptor.encrypt(compressor.compress(data) + compressor.finish(), out)
     encryptor.finish(out)
-    return bytes(out)
+    return bytes(out.content)
 
 
 def test_what_another_writer_signed_is_refused_unless_asked_for(codec_keys):

@@ -8,7 +8,7 @@ GIL from version 50 on.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -22,7 +22,6 @@ CHUNK_BYTES: Final = 64 * 1024
 TAG_BYTES: Final = 16
 NONCE_BYTES: Final = 16
 _SEALED_BYTES: Final = CHUNK_BYTES + TAG_BYTES
-_ROOM: Final = bytes(_SEALED_BYTES)
 
 
 def payload_size(plain_bytes: int) -> int:
@@ -40,6 +39,27 @@ def _chunk_nonce(counter: int, *, last: bool) -> bytes:
     return counter.to_bytes(11, "big") + (b"\x01" if last else b"\x00")
 
 
+class Output(Protocol):
+    """Where ciphertext goes."""
+
+    def room(self, size_bytes: int) -> memoryview:
+        """The next bytes, to be filled and released before more of them are asked for."""
+        ...
+
+
+class Piece:
+    """Bytes in front, and the ciphertext that is put behind them."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.content = bytearray(content)
+
+    def room(self, size_bytes: int) -> memoryview:
+        """See `Output`."""
+        begin = len(self.content)
+        self.content += bytes(size_bytes)
+        return memoryview(self.content)[begin:]
+
+
 class StreamEncryptor:
     """Encrypts a stream piece by piece; holds back at most one chunk, for it may be the last."""
 
@@ -49,11 +69,12 @@ class StreamEncryptor:
         self._pending = bytearray()
         self._counter = 0
 
-    def begin(self, into: bytearray) -> None:
+    def begin(self, into: Output) -> None:
         """Append the nonce to ``into``; called once, before everything else."""
-        into += self._nonce
+        with into.room(NONCE_BYTES) as target:
+            target[:] = self._nonce
 
-    def encrypt(self, data: Buffer, into: bytearray) -> None:
+    def encrypt(self, data: Buffer, into: Output) -> None:
         """Take ``data`` in and append every chunk that is complete and not the last to ``into``."""
         with memoryview(data) as whole:
             begin = 0
@@ -70,17 +91,15 @@ class StreamEncryptor:
                 begin += CHUNK_BYTES
             self._pending += whole[begin:]
 
-    def finish(self, into: bytearray) -> None:
+    def finish(self, into: Output) -> None:
         """Append the last chunk; the encryptor is of no use afterwards."""
-        nonce = _chunk_nonce(self._counter, last=True)
-        into += self._cipher.encrypt(nonce, bytes(self._pending), None)
+        self._seal(self._pending, into, last=True)
         self._pending.clear()
 
-    def _seal(self, chunk: Buffer, into: bytearray) -> None:
-        at = len(into)
-        into += _ROOM
-        with memoryview(into) as whole, whole[at:] as target:
-            self._cipher.encrypt_into(_chunk_nonce(self._counter, last=False), chunk, None, target)
+    def _seal(self, chunk: Buffer, into: Output, *, last: bool = False) -> None:
+        nonce = _chunk_nonce(self._counter, last=last)
+        with into.room(len(chunk) + TAG_BYTES) as target:
+            self._cipher.encrypt_into(nonce, chunk, None, target)
         self._counter += 1
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, Self
 
+from walkeeper.codec.memory import STEP_BYTES, PayloadMemory, round_up
 from walkeeper.core.layout import ObjectName
 
 BLOCK_BYTES: Final = 1 << 20
@@ -19,22 +21,34 @@ _ROOM_BYTES: Final = 8192
 class SealedPayload:
     """The encrypted payload: in memory, behind room for the header, or spilled to a file."""
 
-    def __init__(self, spool: Callable[[], BinaryIO] | None, spool_over_bytes: int) -> None:
+    def __init__(
+        self, memory: PayloadMemory, spool: Callable[[], BinaryIO] | None, spool_over_bytes: int
+    ) -> None:
         self._open_spool = spool
         self._spool_over_bytes = spool_over_bytes
         self._spool: BinaryIO | None = None
         self._spilled = 0
-        self.buffer = bytearray(_ROOM_BYTES)
+        self._memory = memory
+        self._taken: mmap.mmap | None = memory.take()
+        self._end = _ROOM_BYTES
 
     @property
     def size_bytes(self) -> int:
         """Length of the payload, wherever it lies."""
-        return self._spilled + len(self.buffer) - _ROOM_BYTES
+        return self._spilled + self._end - _ROOM_BYTES
 
     @property
     def spilled(self) -> bool:
         """Whether the payload lies in a file."""
         return self._spool is not None
+
+    def room(self, size_bytes: int) -> memoryview:
+        """See `age_stream.Output`."""
+        begin, self._end = self._end, self._end + size_bytes
+        buffer = self._buffer
+        if self._end > len(buffer):
+            buffer.resize(round_up(self._end))
+        return memoryview(buffer)[begin : self._end]
 
     def spill(self) -> None:
         """Move what is in memory to the file, once the payload has grown over the limit."""
@@ -42,24 +56,29 @@ class SealedPayload:
             return
         if self._spool is None:
             self._spool = self._open_spool()
-        with memoryview(self.buffer) as view:
-            self._spool.write(view[_ROOM_BYTES:])
-        self._spilled += len(self.buffer) - _ROOM_BYTES
-        del self.buffer[_ROOM_BYTES:]
+        with self._in_memory() as view:
+            self._spool.write(view)
+        self._spilled += self._end - _ROOM_BYTES
+        self._end = _ROOM_BYTES
+
+    def settle(self) -> None:
+        """Nothing is added any more: let go of memory that a larger payload has left."""
+        if len(self._buffer) - self._end > STEP_BYTES:
+            self._buffer.resize(round_up(self._end))
 
     def join(self, header: bytes) -> memoryview:
         """Header and payload in one piece; raises ValueError when the payload was spilled."""
         if self.spilled:
             raise ValueError("a payload in a file has no single buffer")
         begin = _ROOM_BYTES - len(header)
-        self.buffer[begin:_ROOM_BYTES] = header
-        return memoryview(self.buffer)[begin:].toreadonly()
+        self._buffer[begin:_ROOM_BYTES] = header
+        return memoryview(self._buffer)[begin : self._end].toreadonly()
 
     def blocks(self) -> Iterator[bytes | memoryview]:
         """The payload in pieces; reads the file from its beginning."""
         if self._spool is None:
-            whole = memoryview(self.buffer).toreadonly()
-            for begin in range(_ROOM_BYTES, len(whole), BLOCK_BYTES):
+            whole = self._in_memory()
+            for begin in range(0, len(whole), BLOCK_BYTES):
                 yield whole[begin : begin + BLOCK_BYTES]
             return
         self._spool.seek(0)
@@ -67,13 +86,28 @@ class SealedPayload:
             yield block
 
     def close(self) -> None:
-        """Close the file, if there is one; idempotent."""
+        """Close the file, if there is one, and give the memory back; idempotent.
+
+        Whoever still has a view may go on reading it.
+        """
+        if self._taken is not None:
+            self._memory.give(self._taken)
+            self._taken = None
         if self._spool is not None:
             self._spool.close()
 
+    @property
+    def _buffer(self) -> mmap.mmap:
+        if self._taken is None:
+            raise ValueError("it was closed")
+        return self._taken
+
+    def _in_memory(self) -> memoryview:
+        return memoryview(self._buffer)[_ROOM_BYTES : self._end].toreadonly()
+
 
 class SealedObject:
-    """One object as it will be stored. To be closed: it may own a file."""
+    """One object as it will be stored. To be closed: it owns memory, and may own a file."""
 
     def __init__(
         self,
@@ -122,7 +156,7 @@ class SealedObject:
         return digest.digest()
 
     def close(self) -> None:
-        """Close the file of a spilled payload; idempotent."""
+        """Give memory and file back; idempotent. Only views that were taken before remain."""
         self._payload.close()
 
     def __enter__(self) -> Self:

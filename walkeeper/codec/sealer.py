@@ -18,8 +18,9 @@ from walkeeper.codec.age_header import (
     encode_base64,
     encode_header,
 )
-from walkeeper.codec.age_stream import StreamEncryptor
+from walkeeper.codec.age_stream import Output, Piece, StreamEncryptor
 from walkeeper.codec.compress import Compressor, skippable_frame
+from walkeeper.codec.memory import PayloadMemory
 from walkeeper.codec.sealed import SealedObject, SealedPayload
 from walkeeper.codec.stanza import (
     ObjectContext,
@@ -65,6 +66,7 @@ class Sealer:
         self._context = context
         self._level = level
         self._clock = clock
+        self._memory = PayloadMemory()
 
     @property
     def signing(self) -> SigningKey:
@@ -91,16 +93,17 @@ class Sealer:
         """
         file_key = os.urandom(FILE_KEY_BYTES)
         stream = _Stream(file_key, self._level)
-        payload = SealedPayload(spool, spool_over_bytes)
+        payload = SealedPayload(self._memory, spool, spool_over_bytes)
         try:
-            stream.begin(payload.buffer)
+            stream.begin(payload)
             for block in blocks:
                 if on_block is not None:
                     on_block(block)
-                stream.add(block, payload.buffer)
+                stream.add(block, payload)
                 payload.spill()
-            stream.end(frames, payload.buffer)
+            stream.end(frames, payload)
             payload.spill()
+            payload.settle()
             content = self._signing.content_code(stream.sha256)
             final_name = name(content) if callable(name) else name
             header = self._header(final_name, file_key, stream, content)
@@ -155,7 +158,7 @@ class ObjectWriter:
     """
 
     def __init__(self, header: bytes, stream: _Stream) -> None:
-        self._out = bytearray(header)
+        self._out = Piece(header)
         self._stream = stream
         self._digest = hashlib.sha256()
         self.size_bytes = 0
@@ -182,7 +185,7 @@ class ObjectWriter:
         return self._digest.digest()
 
     def _give(self) -> list[bytearray]:
-        piece, self._out = self._out, bytearray()
+        piece, self._out = self._out.content, Piece()
         self._digest.update(piece)
         self.size_bytes += len(piece)
         return [piece] if piece else []
@@ -203,22 +206,22 @@ class _Stream:
         assert self._digest is not None, "it was begun without a digest"
         return self._digest.digest()
 
-    def begin(self, into: bytearray) -> None:
+    def begin(self, into: Output) -> None:
         self._encryptor.begin(into)
 
-    def add(self, block: Buffer, into: bytearray) -> None:
+    def add(self, block: Buffer, into: Output) -> None:
         if self._digest is not None:
             self._digest.update(block)
         self.plain_size += len(block)
         self._store(self._compressor.compress(block), into)
 
-    def end(self, frames: Sequence[bytes], into: bytearray) -> None:
+    def end(self, frames: Sequence[bytes], into: Output) -> None:
         self._store(self._compressor.finish(), into)
         for frame in frames:
             self._store(skippable_frame(frame), into)
         self._encryptor.finish(into)
 
-    def _store(self, compressed: bytes, into: bytearray) -> None:
+    def _store(self, compressed: bytes, into: Output) -> None:
         if compressed:
             self.stored += len(compressed)
             self._encryptor.encrypt(compressed, into)

@@ -7,6 +7,7 @@ what was written, the summary, and last the manifest. A backup without a manifes
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -120,16 +121,18 @@ class BackupStore:
         sealed = await loop.run_in_executor(
             self._pool, lambda: self.archive.sealer.seal(name, [encode(manifest)])
         )
+        with sealed:
+            stored = bytes(sealed.body())
         summary = BackupSummary(
             name=layout.backup_summary(manifest.facts.backup),
             archive=self.archive.record.archive,
             facts=manifest.facts,
             manifest_name=name,
-            manifest_sha256=sealed.sha256().hex(),
+            manifest_sha256=hashlib.sha256(stored).hexdigest(),
         )
         signed = signed_json.encode(summary, self.archive.sealer.signing)
         await self._create(ObjectName(summary.name), signed)
-        return PreparedBackup(manifest.facts.backup, bytes(sealed.body()))
+        return PreparedBackup(manifest.facts.backup, stored)
 
     async def commit(self, prepared: PreparedBackup) -> None:
         """Make the backup exist.

@@ -27,7 +27,7 @@ ALIGNMENT: Final = 4096
 
 def make_stage() -> memoryview:
     """Page-aligned memory of `STAGE_BYTES` for a `SequentialWriter`; pages come as it is filled."""
-    return memoryview(mmap.mmap(-1, STAGE_BYTES))
+    return memoryview(mmap.mmap(-1, STAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class Stages:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from walkeeper.storage.direct import STAGE_BYTES, SequentialWriter, Stages, make_stage
+from walkeeper.storage.direct import STAGE_BYTES, SequentialWriter, Stages, is_on_device, make_stage
 
 CONTENT = os.urandom(3 * STAGE_BYTES + 4097)
 
@@ -54,15 +54,16 @@ def is_direct(fd: int) -> bool:
 @given(
     sizes=st.lists(st.integers(0, 20_000) | st.sampled_from([4096, 8192, 16384]), max_size=12),
     pages=st.integers(1, 4),
+    direct=st.booleans(),
 )
-@example(sizes=[8192, 8192], pages=2)
-@example(sizes=[8191, 1, 4095], pages=2)
+@example(sizes=[8192, 8192], pages=2, direct=True)
+@example(sizes=[8191, 1, 4095], pages=2, direct=True)
 def test_any_blocks_make_the_file_that_a_plain_write_makes(
-    tmp_path: Path, sizes: list[int], pages: int
+    tmp_path: Path, sizes: list[int], pages: int, direct: bool
 ) -> None:
     content, at = bytes(CONTENT[: sum(sizes)]), 0
     with new_file(tmp_path) as fd:
-        writer = SequentialWriter(fd, make_stage()[: pages * 4096])
+        writer = SequentialWriter(fd, make_stage()[: pages * 4096], direct=direct)
         for size in sizes:
             writer.write(content[at : at + size])
             at += size
@@ -75,7 +76,7 @@ def test_any_blocks_make_the_file_that_a_plain_write_makes(
 )
 def test_a_body_in_one_piece_comes_out_whole(tmp_path: Path, size: int) -> None:
     with new_file(tmp_path) as fd:
-        writer = SequentialWriter(fd, make_stage())
+        writer = SequentialWriter(fd, make_stage(), direct=True)
         writer.write(memoryview(CONTENT)[:size])
         writer.finish()
     assert (tmp_path / "new").read_bytes() == CONTENT[:size]
@@ -83,7 +84,7 @@ def test_a_body_in_one_piece_comes_out_whole(tmp_path: Path, size: int) -> None:
 
 def test_what_is_large_goes_past_the_cache_and_its_last_bytes_through_it(tmp_path: Path) -> None:
     with new_file(tmp_path) as fd:
-        writer = SequentialWriter(fd, make_stage())
+        writer = SequentialWriter(fd, make_stage(), direct=True)
         writer.write(CONTENT[: STAGE_BYTES - 1])
         assert not is_direct(fd)
         writer.write(CONTENT[STAGE_BYTES - 1 :])
@@ -93,10 +94,29 @@ def test_what_is_large_goes_past_the_cache_and_its_last_bytes_through_it(tmp_pat
     assert (tmp_path / "new").read_bytes() == CONTENT
 
 
+def test_without_a_device_all_goes_through_the_cache(tmp_path: Path) -> None:
+    with new_file(tmp_path) as fd:
+        writer = SequentialWriter(fd, make_stage(), direct=False)
+        writer.write(CONTENT)
+        assert not is_direct(fd)
+        writer.finish()
+    assert (tmp_path / "new").read_bytes() == CONTENT
+
+
+def test_a_file_system_without_a_device_of_its_own_is_known() -> None:
+    in_memory = os.memfd_create("walkeeper")  # tmpfs
+    try:
+        assert not is_on_device(in_memory)
+    finally:
+        os.close(in_memory)
+    with Path("/proc/self/status").open() as file:
+        assert not is_on_device(file.fileno())
+
+
 def test_a_block_may_change_once_it_was_taken(tmp_path: Path) -> None:
     block = bytearray(b"first")
     with new_file(tmp_path) as fd:
-        writer = SequentialWriter(fd, make_stage())
+        writer = SequentialWriter(fd, make_stage(), direct=True)
         writer.write(block)
         block[:] = b"other"
         writer.finish()
@@ -106,7 +126,7 @@ def test_a_block_may_change_once_it_was_taken(tmp_path: Path) -> None:
 def test_where_only_the_write_is_refused_the_bytes_go_through_the_cache(tmp_path: Path) -> None:
     with new_file(tmp_path) as fd:
         os.write(fd, b"x")  # no offset from here on is a whole block
-        writer = SequentialWriter(fd, make_stage())
+        writer = SequentialWriter(fd, make_stage(), direct=True)
         writer.write(CONTENT)
         assert not is_direct(fd) or not can_write_directly(tmp_path)
         writer.finish()
@@ -125,7 +145,7 @@ def test_where_it_cannot_be_asked_for_the_bytes_go_through_the_cache() -> None:
     reader.start()
     with theirs:
         with ours:
-            writer = SequentialWriter(ours.fileno(), make_stage())
+            writer = SequentialWriter(ours.fileno(), make_stage(), direct=True)
             writer.write(CONTENT)
             writer.finish()
         reader.join()
@@ -138,7 +158,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write_is_an_error(
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with new_file(tmp_path) as fd:
-        writer = SequentialWriter(fd, make_stage())
+        writer = SequentialWriter(fd, make_stage(), direct=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
             with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):

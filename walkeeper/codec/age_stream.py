@@ -22,6 +22,7 @@ CHUNK_BYTES: Final = 64 * 1024
 TAG_BYTES: Final = 16
 NONCE_BYTES: Final = 16
 _SEALED_BYTES: Final = CHUNK_BYTES + TAG_BYTES
+_ROOM: Final = bytes(_SEALED_BYTES)
 
 
 def payload_size(plain_bytes: int) -> int:
@@ -54,9 +55,9 @@ class Piece:
         self.content = bytearray(content)
 
     def room(self, size_bytes: int) -> memoryview:
-        """See `Output`."""
+        """See `Output`; at most a chunk and its tag."""
         begin = len(self.content)
-        self.content += bytes(size_bytes)
+        self.content += _ROOM[:size_bytes]
         return memoryview(self.content)[begin:]
 
 

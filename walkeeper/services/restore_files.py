@@ -23,7 +23,7 @@ from walkeeper.postgres.control_file import CONTROL_FILE
 from walkeeper.services.restore_target import FileOwner
 from walkeeper.services.restore_write import cannot_write
 from walkeeper.services.tar_blocks import TarBlocks
-from walkeeper.storage.direct import SequentialWriter, make_stage
+from walkeeper.storage.direct import SequentialWriter, is_on_device, make_stage
 
 HELD_CONTROL_FILE: Final = "global/pg_control.walkeeper"
 """pg_control under another name: without it no server starts."""
@@ -187,7 +187,7 @@ class PartFiles:
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
-            writer = SequentialWriter(file, self._stage)
+            writer = SequentialWriter(file, self._stage, direct=is_on_device(file))
             for block in content:
                 digest.update(block)
                 writer.write(block)

@@ -25,6 +25,15 @@ ALIGNMENT: Final = 4096
 """The largest block that common devices have; where one has larger ones the cache is used."""
 
 
+def is_on_device(fd: int) -> bool:
+    """Whether a file lies on a block device of its own, where O_DIRECT saves work.
+
+    Elsewhere it costs some: over NFS each write would wait for a COMMIT, where fsync needs one for
+    all. Such file systems, tmpfs, overlays and those that span devices have no major number.
+    """
+    return os.major(os.fstat(fd).st_dev) != 0
+
+
 def make_stage() -> memoryview:
     """Page-aligned memory of `STAGE_BYTES` for a `SequentialWriter`; pages come as it is filled."""
     return memoryview(mmap.mmap(-1, STAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
@@ -61,18 +70,18 @@ class Stages:
 class SequentialWriter:
     """Writes a new file from its beginning: past the page cache once it is large enough.
 
-    ``stage`` is page-aligned memory, from `Stages`, that is the writer's own until the end. Where
-    the file system refuses O_DIRECT the bytes go through the cache. The descriptor remains the
-    caller's, and so does fsync(2), which stays necessary: it hardens the size and the device's own
-    cache. Raises OSError; after one the file is of no use.
+    ``stage`` is page-aligned memory, from `Stages`, that is the writer's own until the end. Without
+    ``direct``, see `is_on_device`, and where O_DIRECT is refused, all goes through the cache. The
+    descriptor remains the caller's, and so does fsync(2), which stays necessary: it hardens the
+    size and the device's own cache. Raises OSError; after one the file is of no use.
     """
 
-    def __init__(self, fd: int, stage: memoryview) -> None:
+    def __init__(self, fd: int, stage: memoryview, *, direct: bool) -> None:
         self._fd = fd
         self._stage = stage
         self._filled = 0
         self._direct = False
-        self._refused = False
+        self._refused = not direct
 
     def write(self, data: Buffer) -> None:
         """Append ``data``, which is copied: it may change afterwards."""

@@ -25,7 +25,7 @@ from walkeeper.errors import (
     StorageUnavailable,
 )
 from walkeeper.storage.base import Buffer
-from walkeeper.storage.direct import SequentialWriter, Stages
+from walkeeper.storage.direct import SequentialWriter, Stages, is_on_device
 
 TEMPORARY_NAME: Final = re.compile(r"\.walkeeper-[0-9a-f]{16}\.tmp")
 """What a file is called while it is written; no object can have such a name."""
@@ -81,7 +81,7 @@ class Draft:
         with os_errors("write", path):
             self._fd, self._temporary = _open_temporary(root, path)
         self._stage = stages.take()
-        self._writer = SequentialWriter(self._fd, self._stage)
+        self._writer = SequentialWriter(self._fd, self._stage, direct=is_on_device(self._fd))
         self._open = True
 
     def write(self, data: Buffer) -> None:

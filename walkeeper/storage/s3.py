@@ -77,7 +77,7 @@ class S3Storage:
         and after."""
         key = self._key(name)
         data = body if isinstance(body, bytes) else memoryview(body).cast("B")
-        await self._put_piece(key, await make_piece([data], self._executor))
+        await self._put_piece(key, await make_piece(data, self._executor))
 
     async def put_stream(self, name: str, chunks: AsyncIterator[Buffer]) -> int:
         """See `Storage.put_stream`: one PutObject if all fits one piece, else a multipart upload
@@ -150,7 +150,7 @@ class S3Storage:
         """See `Storage.probe`: a PutObject and a multipart upload of one part are tried."""
         key = self._key(name)
         await self._refuse_other_content(name, body)
-        piece = await make_piece([memoryview(body)], self._executor)
+        piece = await make_piece(memoryview(body), self._executor)
         found = Capabilities(
             conditional_put=await self._enforces_put(key, piece),
             conditional_multipart=await self._enforces_multipart(key, piece),

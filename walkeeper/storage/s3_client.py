@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_REGION: Final = "us-east-1"  # what S3 look-alikes call themselves
 _LARGE_BODY_BYTES: Final = 512 * 1024  # aiohttp takes up to 1 MiB in one go
-_BLOCK_BYTES: Final = 128 * 1024
+_BLOCK_BYTES: Final = 256 * 1024
 _CONNECTIONS_PER_OPERATION: Final = 3  # two pieces in flight and a request beside them
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import mmap
 from base64 import b64encode
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,7 +34,11 @@ _SLOWLY_ASSEMBLED_BYTES: Final = 64 * MIB
 
 
 class PieceCutter:
-    """Cuts a stream into pieces of ``piece_bytes``; joins and digests them in ``executor``."""
+    """Cuts a stream into pieces of ``piece_bytes``, which are digested in ``executor``.
+
+    A piece is filled in memory that was given back by `reuse`, if there is any: new pages for each
+    cost as much as the copy.
+    """
 
     def __init__(
         self, chunks: AsyncIterator[Buffer], piece_bytes: int, executor: ThreadPoolExecutor
@@ -42,49 +46,51 @@ class PieceCutter:
         self._chunks = chunks
         self._piece_bytes = piece_bytes
         self._executor = executor
-        self._held: deque[bytes | memoryview] = deque()
-        self._held_bytes = 0
+        self._rest = memoryview(b"")
+        self._spare: list[mmap.mmap] = []
         self._ended = False
 
     @property
     def is_done(self) -> bool:
         """Whether nothing comes after the piece returned last; known as soon as it is returned."""
-        return self._ended and not self._held_bytes
+        return self._ended and not self._rest
 
     async def next_piece(self) -> Piece:
         """The next piece: full, unless it is the last; empty after that."""
-        # One byte more than is needed, to know whether this is the last piece.
-        while self._held_bytes <= self._piece_bytes and not self._ended:
-            try:
-                chunk = await anext(self._chunks)
-            except StopAsyncIteration:
-                self._ended = True
-            else:
-                # The caller may use the memory again, if it can be written to.
-                self._held.append(chunk if isinstance(chunk, bytes) else bytes(chunk))
-                self._held_bytes += len(self._held[-1])
-        return await make_piece(self._take(), self._executor)
+        # Of nobody else, and pages that are not filled do not count.
+        room = self._spare.pop() if self._spare else mmap.mmap(-1, self._piece_bytes)
+        view = memoryview(room)
+        filled = 0
+        while not self._ended:
+            step = min(len(self._rest), len(view) - filled)
+            view[filled : filled + step] = self._rest[:step]
+            filled += step
+            self._rest = self._rest[step:]
+            if self._rest:
+                break
+            # Also behind a full piece, to know whether it is the last one.
+            await self._take_chunk()
+        return await make_piece(view[:filled], self._executor)
 
-    def _take(self) -> list[bytes | memoryview]:
-        taken: list[bytes | memoryview] = []
-        room = self._piece_bytes
-        while self._held and room:
-            chunk = memoryview(self._held.popleft())
-            taken.append(chunk[:room])
-            if len(chunk) > room:
-                self._held.appendleft(chunk[room:])
-            room -= len(taken[-1])
-        self._held_bytes -= self._piece_bytes - room
-        return taken
+    def reuse(self, piece: Piece) -> None:
+        """Takes a piece's memory back, which nobody reads any more."""
+        if isinstance(piece.data, memoryview) and isinstance(piece.data.obj, mmap.mmap):
+            self._spare.append(piece.data.obj)
 
-
-async def make_piece(parts: list[bytes | memoryview], executor: ThreadPoolExecutor) -> Piece:
-    """Joins ``parts`` and computes their MD5, both in a thread; a single part is not copied."""
-    return await asyncio.get_running_loop().run_in_executor(executor, _join, parts)
+    async def _take_chunk(self) -> None:
+        self._rest = memoryview(b"")  # its owner may use the memory again
+        try:
+            self._rest = memoryview(await anext(self._chunks)).cast("B")
+        except StopAsyncIteration:
+            self._ended = True
 
 
-def _join(parts: list[bytes | memoryview]) -> Piece:
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
+async def make_piece(data: bytes | memoryview, executor: ThreadPoolExecutor) -> Piece:
+    """``data`` itself and its MD5, which is computed in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(executor, _digested, data)
+
+
+def _digested(data: bytes | memoryview) -> Piece:
     md5 = hashlib.md5(data, usedforsecurity=False).digest()
     return Piece(data, md5, b64encode(md5).decode())
 
@@ -126,23 +132,35 @@ class MultipartUpload:
         await slots.acquire()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._send_piece(1, first, slots))
+                group.create_task(self._send_piece(1, first, cutter, slots))
                 del first
                 number = 1
                 while not cutter.is_done:
                     await slots.acquire()
                     number += 1
                     self._check_number(number)
-                    group.create_task(self._send_piece(number, await cutter.next_piece(), slots))
+                    piece = await cutter.next_piece()
+                    group.create_task(self._send_piece(number, piece, cutter, slots))
+                    del piece
         except BaseExceptionGroup as errors:
             raise _first_of(errors) from None
 
-    async def _send_piece(self, number: int, piece: Piece, slots: asyncio.Semaphore) -> None:
-        upload = partial(self._bucket.upload_part, self._key, self._upload, number, piece)
+    async def _send_piece(
+        self, number: int, piece: Piece, cutter: PieceCutter, slots: asyncio.Semaphore
+    ) -> None:
+        attempts = 0
+
+        async def upload() -> str:
+            nonlocal attempts
+            attempts += 1
+            return await self._bucket.upload_part(self._key, self._upload, number, piece)
+
         size = len(piece.data)
         self._tags[number] = await self._call(f"upload part {number} of", upload, size)
         self._md5s[number] = piece.md5
         self._size_bytes += size
+        if attempts == 1:  # else a connection that was given up may still send from there
+            cutter.reuse(piece)
         slots.release()
 
     def _check_number(self, number: int) -> None:

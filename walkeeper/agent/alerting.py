@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -16,13 +16,13 @@ import structlog
 from walkeeper.agent.alert_text import Origin
 from walkeeper.agent.delivery import Delivery
 from walkeeper.agent.heartbeat import Heartbeat
-from walkeeper.agent.observer import Observer
+from walkeeper.agent.observer import Sample
 from walkeeper.agent.sinks import Sink
 from walkeeper.agent.state_file import read_state, write_state
 from walkeeper.config_alerts import AlertsConfig
-from walkeeper.core.alerts import Alert, Entry, Severity, advance
+from walkeeper.core.alerts import Alert, Entry, Severity, advance, topic
 from walkeeper.core.backlog import BacklogSample
-from walkeeper.services.agent_status import SinkStatus
+from walkeeper.services.agent_status import AgentStatus, SinkStatus
 from walkeeper.services.alert_conditions import (
     Seen,
     Targets,
@@ -30,6 +30,8 @@ from walkeeper.services.alert_conditions import (
     find_unknown,
     is_within_target,
 )
+from walkeeper.services.look import Look
+from walkeeper.services.status_findings import Finding
 
 _EVERY_S: Final = 5.0
 _LEAST_EVERY_S: Final = 0.5
@@ -48,15 +50,43 @@ class AlertState(msgspec.Struct, frozen=True, kw_only=True):
     ledgers: dict[str, dict[str, Entry]]
 
 
+class Observed(Protocol):
+    """What is known now; see `Observer`."""
+
+    @property
+    def look(self) -> Look:
+        """The last look at the archive."""
+        ...
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """How the archiver stood in the last hours."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last request to the store failed, if it has."""
+        ...
+
+    @property
+    def agent(self) -> Callable[[], AgentStatus]:
+        """Gives the agent's own facts."""
+        ...
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What needs attention."""
+        ...
+
+
 class Alerting:
     """Judges every few seconds what the observer has seen; each sink is told in its own time.
 
-    ``state_path`` is read when `run` begins.
+    ``state_path`` is read when `run` begins. With ``only`` nothing is known of other topics.
     """
 
     def __init__(
         self,
-        observer: Observer,
+        observer: Observed,
         config: AlertsConfig,
         sinks: Sequence[Sink],
         origin: Origin,
@@ -64,6 +94,7 @@ class Alerting:
         state_path: Path,
         pool: ThreadPoolExecutor,
         segment_bytes: int,
+        only: frozenset[str] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._observer = observer
@@ -71,6 +102,7 @@ class Alerting:
         self._pool = pool
         self._state_path = state_path
         self._segment_bytes = segment_bytes
+        self._only = only
         self._hold = timedelta(seconds=config.hold)
         self._every_s = max(_LEAST_EVERY_S, min(_EVERY_S, config.hold / 2))
         self._targets = Targets(
@@ -135,7 +167,10 @@ class Alerting:
         before, now = _raised(self.alerts), self._now()
         seen = self._seen(now)
         conditions = find_conditions(seen, self._targets, now)
-        self.alerts = advance(self.alerts, conditions, find_unknown(seen), now, self._hold)
+        unknown = find_unknown(seen)
+        if self._only is not None:
+            unknown |= {topic(key) for key in self.alerts} - self._only
+        self.alerts = advance(self.alerts, conditions, unknown, now, self._hold)
         self._judged_at = time.monotonic()
         if self._began_at is None and seen.look.at is not None:
             self._began_at = self._judged_at

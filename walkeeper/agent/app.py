@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop, open_workshop
 from walkeeper.agent.control import ControlServer
 from walkeeper.agent.handlers import Handlers
+from walkeeper.agent.starting import Start
 from walkeeper.agent.systemd import SystemdNotifier
 from walkeeper.config import Config
 from walkeeper.errors import ConfigError, WalkeeperError
@@ -25,6 +28,15 @@ _DRAIN_S: Final = 20.0
 """How long uploads and requests under way may take once the agent was asked to stop."""
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an agent needs to begin."""
+
+    archive: Archive
+    cluster: ClusterService
+    handlers: Handlers
 
 
 class Agent:
@@ -52,23 +64,39 @@ class Agent:
         self._notifier = SystemdNotifier(os.environ)
 
     async def run(self) -> None:
-        """Serve; raises what makes it impossible to begin, such as NotInitialised."""
+        """Serve; raises what makes it impossible to begin, such as NotInitialised.
+
+        A repository that is away does not: it is waited for, see `Start`.
+        """
         self._config.require_dsn()
         self._config.require_writer_key_file()
         self._catch_signals()
         async with open_workshop(self._config) as shop:
-            archive = await shop.archive(self._archive, probe=True)
-            # A writer key that readers do not believe is told now, not at the restore.
-            shop.sealer(archive.record, level=self._config.archive.level)
-            await self._serve(shop, archive)
+            state_dir = self._config.agent.state_dir
+            await asyncio.get_running_loop().run_in_executor(shop.pool, make_state_dir, state_dir)
+            start = Start(
+                shop,
+                partial(self._open, shop),
+                archive=self._archive,
+                begun=self._notifier.ready,
+                watchdog=self._watchdog,
+            )
+            opened = await start.run(self._stop)
+            if opened is not None:
+                await self._serve(shop, opened)
+        log.info("agent_stopped")
 
-    async def _serve(self, shop: Workshop, archive: Archive) -> None:
-        config = self._config
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(shop.pool, make_state_dir, config.agent.state_dir)
+    async def _open(self, shop: Workshop) -> Opened:
+        archive = await shop.archive(self._archive, probe=True)
+        # A writer key that readers do not believe is told now, not at the restore.
+        shop.sealer(archive.record, level=self._config.archive.level)
         cluster = ClusterService(shop, archive)
+        return Opened(archive, cluster, await Handlers.open(shop, archive, cluster, self._program))
+
+    async def _serve(self, shop: Workshop, opened: Opened) -> None:
+        config = self._config
+        archive, cluster, handlers = opened.archive, opened.cluster, opened.handlers
         control = ControlServer(config.agent.socket)
-        handlers = await Handlers.open(shop, archive, cluster, self._program)
         handlers.register(control)
         control.bind()
         async with asyncio.TaskGroup() as group:
@@ -91,7 +119,6 @@ class Agent:
             await self._drained({serving, archiving, watching})
             for task in (serving, archiving, watching, *background):
                 task.cancel()
-        log.info("agent_stopped")
 
     async def _drained(self, pending: set[asyncio.Task[None]]) -> None:
         """Return when these have ended, at the drain's deadline, or with a second signal."""

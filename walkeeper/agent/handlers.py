@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from walkeeper.agent.access import watch_access
+from walkeeper.agent.alert_state import adopt_state
 from walkeeper.agent.backup_handler import BackupHandler
 from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop
@@ -86,6 +87,8 @@ class Handlers:
         fetcher = await open_fetcher(archive, shop.pool, places, shop.config.fetch)
         http = await open_http(shop.config.agent, shop)
         sinks = await open_sinks(shop)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(shop.pool, adopt_state, state_dir, archive.record.archive)
         return cls(shop, archive, cluster, fetcher, http=http, sinks=sinks, program=program)
 
     def register(self, control: ControlServer) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from walkeeper.agent.access import AccessWatch
+from walkeeper.agent.alert_state import state_of
 from walkeeper.agent.alert_text import Origin
 from walkeeper.agent.alerting import Alerting
 from walkeeper.agent.compose import Workshop
@@ -54,7 +55,7 @@ class Watching:
         if http is not None:
             from walkeeper.agent.metrics_page import MetricsPage
 
-            http.register("/healthz", _alive, public=True)
+            http.register("/healthz", alive, public=True)
             http.register("/metrics", MetricsPage(observer, counters))
             http.register("/readyz", self._ready)
             http.register("/api/v1/status", self._status)
@@ -118,7 +119,8 @@ class Watching:
         return Answer(self.observer.document(), JSON)
 
 
-async def _alive(_: Question) -> Answer:
+async def alive(_: Question) -> Answer:
+    """That the event loop runs, and nothing more."""
     return text_answer("ok")
 
 
@@ -142,13 +144,13 @@ def make_alerting(
     """The alerts of an agent; None where nobody is to be told."""
     if sinks is None:
         return None
-    config, known_as = shop.config, archive.record.archive
+    config = shop.config
     return Alerting(
         observer,
         config.alerts,
         sinks,
         Origin(archive.folder, shop.storage.url, socket.gethostname()),
-        state_path=config.agent.state_dir / "alerts" / f"{known_as}.json",
+        state_path=state_of(config.agent.state_dir, archive.record.archive),
         pool=shop.pool,
         segment_bytes=archive.segment_size.bytes,
     )

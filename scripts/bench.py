@@ -80,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--sizes", default="1", metavar="GIB,...", help="clusters to back up; as 1,10,50 (1)")
     add("--relations", type=int, default=0, help="and one with so many small relations (0)")
     add("--growth", default="1000,100000", metavar="N,...", help="segments held (%(default)s)")
-    add("--replay-segments", type=int, default=64, help="segments to recover (64)")
+    add("--replay-segments", type=int, default=128, help="segments to recover (128)")
     add("--repeat", type=int, default=1, help="runs of each; medians count (1)")
     add("--seed", type=int, default=1, help="of the data (1)")
     add("--give-up", type=float, default=60, metavar="S", help="on a push, after S seconds (60)")

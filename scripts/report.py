@@ -35,7 +35,16 @@ SHOWN = {
     "hook": ("hook_ms", "bare_ms", "of_bare"),
     "backup": ("wall_s", "cpu_s", "peak_mib", "s_per_gib", "requests"),
     "restore": ("wall_s", "cpu_s", "peak_mib", "s_per_gib"),
-    "replay": ("replay_s", "waited_s", "wait_share", "fetched"),
+    "replay": (
+        "replay_s",
+        "waited_s",
+        "wait_share",
+        "fetched",
+        "start_s",
+        "hook_ms",
+        "late_s",
+        "end_s",
+    ),
     "memory": ("idle_mib", "busy_mib", "after_mib"),
     "growth": (
         *("push_mib_per_s", "first_status_s", "status_s", "backups_s"),

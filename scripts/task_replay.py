@@ -6,6 +6,7 @@ which /proc says of a process at no cost to it.
 
 import contextlib
 import os
+import statistics
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,9 @@ from settings import Bench
 from stores import open_store
 from task_archive import NO_TAIL
 
-SAMPLE_S = 0.002
+SAMPLE_S = 0.001
+EDGE = 6
+"""So many hooks at each end are counted apart."""
 STARTED_S = 60.0
 RECOVERED_S = 3600.0
 END_OF_WAL = "SELECT pg_walfile_name(pg_switch_wal())"
@@ -76,11 +79,14 @@ def watch_recovery(place: Workplace, target: Path) -> dict[str, float]:
         if time.monotonic() > deadline:
             raise ScriptError(f"no recovery began:\n{tail_of(place, target)}")
     began = last = time.monotonic()
-    waited_s = 0.0
-    while (waits := is_waiting(startup)) is not None and last - began < RECOVERED_S:
+    waits = [0.0]
+    while (is_wait := is_waiting(startup)) is not None and last - began < RECOVERED_S:
         time.sleep(SAMPLE_S)
         now = time.monotonic()
-        waited_s += now - last if waits else 0.0
+        if is_wait:
+            waits[-1] += now - last
+        elif waits[-1]:
+            waits.append(0.0)
         last = now
     while (state := ask_recovery(place)) != "f":
         if time.monotonic() > last + STARTED_S:
@@ -88,8 +94,29 @@ def watch_recovery(place: Workplace, target: Path) -> dict[str, float]:
         time.sleep(0.1)
     took_s = last - began
     restored = (place.root / f"{target.name}.log").read_text().count("restored log file")
+    waited_s = sum(waits)
     figures = {"replay_s": took_s, "waited_s": waited_s, "wait_share": waited_s / took_s}
-    return figures | {"fetched": restored, "segments_per_s": restored / took_s}
+    figures |= {"fetched": restored, "segments_per_s": restored / took_s}
+    return figures | share_out(waits)
+
+
+def share_out(waits: list[float]) -> dict[str, float]:
+    """What the waiting was for, hook by hook as they came.
+
+    The first and the last few find the path, start what prefetches and look for the end. Between
+    them ``hook_ms`` is the usual one, a hook that finds its segment there; what others took beyond
+    that is ``late_s``: the segment was not there yet, or the machine was busy.
+    """
+    first, usual, last = waits[:EDGE], waits[EDGE:-EDGE], waits[-EDGE:]
+    hook_s = statistics.median(usual) if usual else 0.0
+    late_s = sum(max(0.0, wait - hook_s) for wait in usual)
+    return {
+        "start_s": sum(first),
+        "hook_ms": hook_s * 1000,
+        "hooks_s": sum(usual) - late_s,
+        "late_s": late_s,
+        "end_s": sum(last),
+    }
 
 
 def is_waiting(pid: int) -> bool | None:

@@ -31,6 +31,11 @@ def report(scripts: None) -> ModuleType:
     return importlib.import_module("report")
 
 
+@pytest.fixture
+def replay(scripts: None) -> ModuleType:
+    return importlib.import_module("task_replay")
+
+
 def test_the_median_of_each_figure_is_taken_by_itself(figures: ModuleType) -> None:
     case = figures.Case("push", "pgbench", "file")
     runs = [
@@ -141,3 +146,17 @@ def test_only_what_stands_between_the_marks_of_a_page_is_replaced(
 def test_the_page_has_the_marks(report: ModuleType) -> None:
     text = (ROOT / "BENCHMARKS.md").read_text()
     assert text.index(report.BEGIN) < text.index(report.END)
+
+
+def test_waiting_in_a_replay_is_shared_out_among_start_hooks_late_segments_and_end(
+    replay: ModuleType,
+) -> None:
+    edge = replay.EDGE
+    waits = [0.5, *[0.1] * (edge - 1), *[0.004] * 20, 0.104, *[0.2] * edge]
+    shares = replay.share_out(waits)
+    assert shares["hook_ms"] == pytest.approx(4)
+    assert shares["late_s"] == pytest.approx(0.1)
+    assert shares["start_s"] == pytest.approx(0.5 + 0.1 * (edge - 1))
+    assert sum(value for name, value in shares.items() if name != "hook_ms") == pytest.approx(
+        sum(waits)
+    )

@@ -53,6 +53,19 @@ async def test_it_grows_with_success_up_to_the_limit(bench: FetchBench) -> None:
     assert held == [1, 2, 4, 8, 8, 8]
 
 
+async def test_a_prepared_recovery_begins_with_as_many_as_are_fetched_at_once(
+    bench: FetchBench,
+) -> None:
+    await bench.put_segments(1, *range(1, 40))
+    held = []
+    async with running(bench):
+        for number in range(1, 4):
+            await bench.fetch(segment(1, number), timeline=1, end=lsn_in(6))
+            await settle(bench)
+            held.append(bench.fetcher._prefetcher.held)
+    assert held == [4, 3, 2]  # and none past its end
+
+
 @pytest.mark.parametrize(
     ("settings", "most"),
     [

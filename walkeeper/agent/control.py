@@ -106,6 +106,10 @@ class ControlServer:
         _remove_socket(self._path)  # nobody else can connect while those who did are served
         self._wake.set()
 
+    def note_request(self) -> None:
+        """Says that there was a request that came another way, for `wait_idle`."""
+        self._changed.set()
+
     async def wait_idle(self, seconds: float) -> None:
         """Returns when there has been no request for that long."""
         while True:

@@ -25,6 +25,10 @@ class FetchHandler:
         self._size = size
         self._pool = pool
 
+    def is_ahead(self, request: Request) -> bool:
+        """Whether what is asked for is being, or has been, fetched ahead."""
+        return self._fetcher.is_ahead(parse_fetch(request))
+
     async def __call__(self, request: Request) -> Reply:
         """Serve one request."""
         asked = WalFetchRequest.parse(request)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from walkeeper.agent.compose import Workshop
 from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.fetch_door import FetchDoor
 from walkeeper.agent.fetch_handler import FetchHandler, parse_fetch
+from walkeeper.agent.hook_requests import WalFetchRequest
 from walkeeper.config import FetchConfig
 from walkeeper.core.wal import TimelineHistoryFile
+from walkeeper.errors import NoSuchSegment
+from walkeeper.hooks import wire
 from walkeeper.repository.archive import Archive
 from walkeeper.services.fetch_settings import FetchSettings
 from walkeeper.services.fetcher import TOLERATED_IN_STANDBY_MODE, Fetcher
@@ -26,6 +32,8 @@ from walkeeper.services.history_files import HistoryFiles
 from walkeeper.services.history_store import HistoryStore
 from walkeeper.services.patience import patient
 from walkeeper.services.prefetch import PrefetchSettings
+
+_SWITCH_S: Final = 0.0005
 
 log = structlog.get_logger(__name__)
 
@@ -64,17 +72,37 @@ async def run_fetch_service(
     """
     server = ControlServer(listen)
     server.bind()
+    # A recovery waits for the answers; threads that decode what comes later give way to them.
+    sys.setswitchinterval(_SWITCH_S)
     with _places(shop.config.agent.state_dir) as places:
         async with asyncio.TaskGroup() as group:
             handler = _OpeningHandler(shop, archive, places, group)
-            server.register("wal-fetch", handler, deadline_s=None)
+            door = FetchDoor(listen, handler.serve_ahead, shop.pool, server.note_request)
+            server.register("wal-fetch", _Leading(handler, door), deadline_s=None)
             serving = group.create_task(server.serve())
+            answering = group.create_task(door.serve())
             log.info("fetch_service_ready", socket=str(listen))
             await server.wait_idle(idle_s)
+            answering.cancel()
             server.stop()
             await serving
             handler.close()
     log.info("fetch_service_ended", reason="idle")
+
+
+class _Leading:
+    """Hands requests on, and shows the door to a recovery that has got WAL from here."""
+
+    def __init__(self, handler: _OpeningHandler, door: FetchDoor) -> None:
+        self._handler = handler
+        self._door = door
+
+    async def __call__(self, request: Request) -> Reply:
+        reply = await self._handler(request)
+        asked = WalFetchRequest.parse(request)
+        if reply.status == wire.OK and (asked.recovery or asked.standby) and asked.temporary:
+            await self._door.lead(asked.path.parent, asked.data_directory)
+        return reply
 
 
 class _OpeningHandler:
@@ -104,6 +132,12 @@ class _OpeningHandler:
             log.warning("archive_not_opened", file=str(fetch.wal), reason=error.message)
             return Reply.absent()
         return await handler(request)
+
+    async def serve_ahead(self, request: Request) -> Reply:
+        """Serve a request, but only with what is fetched ahead. Raises NoSuchSegment."""
+        if self._handler is None or not self._handler.is_ahead(request):
+            raise NoSuchSegment("it was not fetched ahead")
+        return await self._handler(request)
 
     def close(self) -> None:
         """End fetching ahead."""

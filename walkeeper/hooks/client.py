@@ -16,7 +16,14 @@ import posix
 
 from walkeeper.hooks import wire
 from walkeeper.hooks.channel import Absent, Failure, ask, deadline_in, environment
-from walkeeper.hooks.options import absolute, encoded, parent, parse_options, split_command
+from walkeeper.hooks.options import (
+    Options,
+    absolute,
+    encoded,
+    parent,
+    parse_options,
+    split_command,
+)
 
 PUSH_DEADLINE_S = 12.0
 """How long ``wal-push`` waits for durability unless ``--timeout`` says otherwise."""
@@ -71,6 +78,14 @@ def push(arguments: list[str]) -> None:
     }
     socket = options.get("--socket") or environment("WALKEEPER_SOCKET") or wire.DEFAULT_SOCKET
     ask(socket, wire.encode_request("wal-push", fields), deadline)
+
+
+def parse_fetch(arguments: list[str]) -> Options | None:
+    """The options of a call of ``wal-fetch``, None for another call. Raises Failure."""
+    call = split_command(arguments)
+    if call is None or call[0] != "wal-fetch":
+        return None
+    return parse_options(call[1], _FETCH_OPTIONS, 2)
 
 
 def run(command: str, arguments: list[str]) -> int:

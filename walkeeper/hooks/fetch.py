@@ -35,15 +35,10 @@ def fetch(options: Options) -> None:
     Raises Absent when the archive has answered that it holds no such file, Failure for everything
     else; then nothing is left behind and an older file at the destination is as it was.
     """
-    timeout_s = options.timeout_s(FETCH_DEADLINE_S, FETCH_DEADLINE_LIMIT_S)
-    deadline = deadline_in(timeout_s)
     name, destination = encoded(options.operands[0]), absolute(encoded(options.operands[1]))
-    if b"/" in name:
-        raise Failure("the first argument is %f, a name without a directory")
-    temporary = destination + b".walkeeper.%d" % posix.getpid()
-    fields = describe(name, destination, options)
-    fields["timeout_ms"] = b"%d" % (timeout_s * 1000)
-    fields["temporary"] = temporary
+    fields = ask_for(name, destination, options, b"%d" % posix.getpid())
+    deadline = deadline_in(int(fields["timeout_ms"]) / 1000)
+    temporary = fields["temporary"]
     frame = wire.encode_request("wal-fetch", fields)
     remove_stale(destination)
     flags = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
@@ -55,6 +50,17 @@ def fetch(options: Options) -> None:
     except BaseException:
         remove(temporary)
         raise
+
+
+def ask_for(name: bytes, destination: bytes, options: Options, pid: bytes) -> dict[str, bytes]:
+    """The fields of the request that a hook with this process id makes. Raises Failure."""
+    timeout_s = options.timeout_s(FETCH_DEADLINE_S, FETCH_DEADLINE_LIMIT_S)
+    if b"/" in name:
+        raise Failure("the first argument is %f, a name without a directory")
+    fields = describe(name, destination, options)
+    fields["timeout_ms"] = b"%d" % (timeout_s * 1000)
+    fields["temporary"] = destination + b".walkeeper." + pid
+    return fields
 
 
 def check_written(message: str, descriptor: int, temporary: bytes) -> None:

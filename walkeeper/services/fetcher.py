@@ -124,6 +124,14 @@ class Fetcher:
                     log.warning("histories_not_refreshed", reason=error.message)
                 await self._sleep(self._settings.history_refresh_s)
 
+    def is_ahead(self, request: FetchRequest) -> bool:
+        """Whether what is asked for is being, or has been, fetched ahead for this client."""
+        match request.wal:
+            case WalSegment() as segment:
+                return self._prefetcher.is_ahead(request.client, segment)
+            case _:
+                return False
+
     async def fetch(
         self, request: FetchRequest, out_fd: int, name: Path | None = None
     ) -> FetchOutcome:

@@ -3,6 +3,7 @@
 A recovery asks for one segment at a time and waits; while it replays, the next ones are fetched in
 parallel. How many doubles with each one that was used, from one to the configured number, and
 falls back to one where something was not there: a standby at the end of the archive costs little.
+A recovery that was prepared begins with as many as are fetched at once.
 Only complete segments are fetched, nothing negative is remembered, and each is handed out once.
 They are written where the client wants them in the end, if that is possible: then handing one out
 is a matter of its name.
@@ -64,10 +65,14 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """How a client wants its segments: in this directory where there is room, looked through."""
+    """How a client wants its segments: in this directory where there is room, looked through.
+
+    ``many`` says that it is known to need those that follow: they are not felt for one by one.
+    """
 
     directory: Path | None = None
     guard: bool = False
+    many: bool = False
 
 
 @dataclass(slots=True)
@@ -101,6 +106,7 @@ class Prefetcher:
         self._pool = pool
         self._directory = directory
         self._count = min(settings.count, settings.limit_bytes // archive.segment_size.bytes)
+        self._parallel = settings.parallel
         self._slots = asyncio.Semaphore(settings.parallel)
         self._now = now
         self._clients: dict[ClientIdentity, _Client] = {}
@@ -110,6 +116,11 @@ class Prefetcher:
     def held(self) -> int:
         """How many segments are there or under way."""
         return sum(len(client.ahead) for client in self._clients.values())
+
+    def is_ahead(self, identity: ClientIdentity, segment: WalSegment) -> bool:
+        """Whether this client's segment is there or under way."""
+        client = self._clients.get(identity)
+        return client is not None and segment in client.ahead
 
     async def run(self) -> None:
         """Allow fetching ahead until cancelled; then everything is dropped."""
@@ -173,6 +184,8 @@ class Prefetcher:
         client = self._clients.setdefault(identity, _Client(timeline, last, self._now(), wishes))
         client.last = last
         client.wishes = wishes
+        if wishes.many:
+            client.window = max(client.window, self._parallel)
         if hit:
             client.window *= 2
         client.window = min(client.window, self._count)

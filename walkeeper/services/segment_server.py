@@ -277,7 +277,7 @@ class SegmentServer:
         if not lies_on_path(path, segment, self._size):
             path = TimelineHistory(segment.timeline)
         following = next_on_path(path, segment, self._size, request.path_end)
-        wishes = Wishes(question.out.home, request.guard)
+        wishes = Wishes(question.out.home, request.guard, many=request.path_end is not None)
         self._prefetcher.advance(
             request.client, request.path_timeline, segment, following, wishes, hit=hit
         )

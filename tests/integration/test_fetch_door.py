@@ -1,0 +1,291 @@
+"""The side door: a shell alone gets what was fetched ahead, and nothing else is answered there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.fix_archive import TestKeys, make_archive
+from tests.fix_fetch import content_of, put_object, segment
+from tests.fix_hooks import PACKAGE_ROOT, Ended, run_process
+from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.fetch_door import DOOR, FetchDoor
+from walkeeper.agent.hook_requests import FileIdentity
+from walkeeper.core.layout import wal_object
+from walkeeper.keys.files import format_identity_file
+from walkeeper.storage.filesystem import FilesystemStorage
+
+LAST = 12
+DEADLINE_S = 60.0
+
+
+@dataclass
+class Recovery:
+    """A data directory that recovers, on a host without an agent."""
+
+    data_dir: Path
+    config: Path
+    folder: str
+    script: Path
+    shell_only: Path
+    runtime: Path
+
+    async def fetch(
+        self,
+        number: int,
+        program: Path,
+        *,
+        name: str = "RECOVERYXLOG",
+        data_dir: Path | None = None,
+    ) -> Ended:
+        """As PostgreSQL does; what lies there under that name is removed first, as it does."""
+        data_dir = data_dir or self.data_dir
+        (data_dir / "pg_wal" / name).unlink(missing_ok=True)
+        return await run_process(
+            program, "--config", self.config, "wal-fetch", "--archive", self.folder,
+            "--guard-tablespaces", str(segment(1, number)), f"pg_wal/{name}",
+            cwd=data_dir, env={"XDG_RUNTIME_DIR": str(self.runtime)}, timeout_s=DEADLINE_S,
+        )  # fmt: skip
+
+    def got(self, name: str = "RECOVERYXLOG") -> bytes:
+        return (self.data_dir / "pg_wal" / name).read_bytes()
+
+    @property
+    def files(self) -> set[str]:
+        return {path.name for path in (self.data_dir / "pg_wal").iterdir()}
+
+    async def begin(self) -> None:
+        """The first segments come through the client, which starts the service."""
+        for number in (1, 2):
+            ended = await self.fetch(number, self.script)
+            assert ended.code == 0, ended.err
+
+    def services(self) -> list[int]:
+        """Process ids of the fetch services whose sockets lie in our own runtime directory."""
+        listens = f"fetch-service\0--listen\0{self.runtime}/".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if listens in path.read_bytes():
+                    found.append(int(path.parent.name))
+        return found
+
+    @property
+    def service(self) -> int:
+        (pid,) = self.services()
+        return pid
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def recovery(
+    short_dir: Path, pool: ThreadPoolExecutor, keys: TestKeys, walkeeper_bin: Path
+) -> AsyncIterator[Recovery]:
+    root, state, runtime = short_dir / "repository", short_dir / "state", short_dir / "run"
+    for directory in (root, state, runtime, short_dir / "bin", short_dir / "data" / "pg_wal"):
+        directory.mkdir(parents=True, mode=0o700)
+    (short_dir / "data" / "recovery.signal").touch()
+    archive = await make_archive(FilesystemStorage(root, pool), keys, pool)
+    for number in range(1, LAST + 1):
+        wal = segment(1, number)
+        await put_object(archive, wal_object(wal), content_of(wal))
+    identity = short_dir / "key.txt"
+    now = datetime.now(UTC)
+    identity.write_text(format_identity_file(keys.identity, keys.recipient, keys.writer, now))
+    identity.chmod(0o600)
+    config = short_dir / "walkeeper.toml"
+    config.write_text(
+        f'[[repository]]\nurl = "file://{root}"\n[encryption]\nidentity_file = "{identity}"\n'
+        f'[agent]\nstate_dir = "{state}"\n'
+    )
+    # The same script where no Python has the package: what it fetches comes through the door.
+    shell_only = short_dir / "bin" / "walkeeper"
+    shutil.copy(PACKAGE_ROOT / "walkeeper" / "hooks" / "walkeeper.sh", shell_only)
+    recovery = Recovery(
+        short_dir / "data", config, archive.folder, walkeeper_bin, shell_only, runtime
+    )
+    yield recovery
+    for pid in recovery.services():
+        os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_shell_gets_one_segment_after_the_other(recovery: Recovery) -> None:
+    await recovery.begin()
+    for number in range(3, LAST + 1):
+        ended = await recovery.fetch(number, recovery.shell_only)
+        assert (ended.code, ended.err) == (0, "")
+        assert recovery.got() == content_of(segment(1, number))
+        status = (recovery.data_dir / "pg_wal" / "RECOVERYXLOG").stat()
+        assert (status.st_mode & 0o7777, status.st_nlink) == (0o600, 1)
+        assert recovery.files == {DOOR, "RECOVERYXLOG"}
+
+
+async def test_absent_is_told_by_the_client_alone(recovery: Recovery) -> None:
+    await recovery.begin()
+    assert (await recovery.fetch(LAST + 1, recovery.shell_only)).code == 126
+    assert (await recovery.fetch(LAST + 1, recovery.script)).code == 66
+    assert recovery.files == {DOOR}
+
+
+async def test_a_file_that_is_in_the_way_is_left_to_the_client(recovery: Recovery) -> None:
+    await recovery.begin()
+    old = recovery.data_dir / "pg_wal" / "RX"
+    old.write_bytes(b"older")
+    words: list[str | Path] = [
+        "--config",
+        recovery.config,
+        "wal-fetch",
+        "--archive",
+        recovery.folder,
+    ]
+    ended = await run_process(
+        recovery.shell_only, *words, str(segment(1, 3)), "pg_wal/RX",
+        cwd=recovery.data_dir, timeout_s=DEADLINE_S,
+    )  # fmt: skip
+    assert (ended.code, old.read_bytes()) == (126, b"older")
+
+
+@pytest.mark.parametrize("change", ["configuration", "archive", "trust", "socket"])
+async def test_who_means_another_service_is_not_answered(recovery: Recovery, change: str) -> None:
+    await recovery.begin()
+    words: list[str | Path] = ["--config", recovery.config, "--archive", recovery.folder]
+    if change == "configuration":
+        other = recovery.config.with_name("other.toml")
+        shutil.copy(recovery.config, other)
+        words[1] = other
+    elif change == "archive":
+        words[3] = "another"
+    else:
+        words += ["--unsigned"] if change == "trust" else ["--socket", "/nobody"]
+    (recovery.data_dir / "pg_wal" / "RECOVERYXLOG").unlink()
+    ended = await run_process(
+        recovery.shell_only, "wal-fetch", *words, str(segment(1, 3)), "pg_wal/RECOVERYXLOG",
+        cwd=recovery.data_dir, timeout_s=DEADLINE_S,
+    )  # fmt: skip
+    assert ended.code == 126
+    assert recovery.files == {DOOR}
+
+
+async def test_a_corrected_configuration_is_not_answered_by_the_old_service(
+    recovery: Recovery,
+) -> None:
+    await recovery.begin()
+    recovery.config.write_text(recovery.config.read_text() + "\n# corrected\n")
+    assert (await recovery.fetch(3, recovery.shell_only)).code == 126
+
+
+async def test_a_copy_of_the_directory_gets_nothing_through_the_door_of_its_source(
+    recovery: Recovery,
+) -> None:
+    await recovery.begin()
+    copy = recovery.data_dir.with_name("copy")
+    shutil.copytree(recovery.data_dir, copy)
+    before = recovery.files
+    assert (await recovery.fetch(3, recovery.shell_only, data_dir=copy)).code == 126
+    assert recovery.files == before
+    assert {path.name for path in (copy / "pg_wal").iterdir()} == {DOOR}
+    assert (await recovery.fetch(3, recovery.shell_only)).code == 0
+
+
+async def test_the_door_of_a_killed_service_is_passed_by_and_used_again_by_the_next(
+    recovery: Recovery,
+) -> None:
+    await recovery.begin()
+    os.kill(recovery.service, signal.SIGKILL)
+    assert (await recovery.fetch(3, recovery.shell_only)).code == 126
+    assert recovery.files == {DOOR}
+    assert (await recovery.fetch(3, recovery.script)).code == 0
+    assert recovery.got() == content_of(segment(1, 3))
+    assert (await recovery.fetch(4, recovery.shell_only)).code == 0
+    assert recovery.got() == content_of(segment(1, 4))
+
+
+async def test_a_service_that_is_killed_while_a_shell_waits_lets_it_go_on(
+    recovery: Recovery,
+) -> None:
+    await recovery.begin()
+    service = recovery.service
+    os.kill(service, signal.SIGSTOP)
+    waiting = asyncio.create_task(recovery.fetch(3, recovery.shell_only))
+    await wait_for(lambda: any(".walkeeper." in name for name in recovery.files - {DOOR}))
+    os.kill(service, signal.SIGKILL)
+    assert (await waiting).code == 126
+    assert recovery.files == {DOOR}
+
+
+async def test_what_a_killed_shell_asked_for_is_never_taken_for_what_the_next_one_asks(
+    recovery: Recovery,
+) -> None:
+    await recovery.begin()
+    service = recovery.service
+    os.kill(service, signal.SIGSTOP)
+    words = [recovery.shell_only, "--config", recovery.config, "wal-fetch", "--archive"]
+    argv: list[str | Path] = [*words, recovery.folder, str(segment(1, 3)), "pg_wal/RECOVERYXLOG"]
+    (recovery.data_dir / "pg_wal" / "RECOVERYXLOG").unlink()
+    killed = await asyncio.create_subprocess_exec(*argv, cwd=recovery.data_dir, env={})
+    left = f"RECOVERYXLOG.walkeeper.{killed.pid}"
+    await wait_for(lambda: left in recovery.files)
+    killed.kill()
+    await killed.wait()
+    os.kill(service, signal.SIGCONT)
+    ended = await recovery.fetch(4, recovery.script)
+    assert (ended.code, recovery.got()) == (0, content_of(segment(1, 4)))
+    assert (await recovery.fetch(3, recovery.script)).code == 0
+    assert recovery.got() == content_of(segment(1, 3))
+    assert recovery.files == {DOOR, "RECOVERYXLOG"}
+
+
+async def test_two_that_ask_at_once_both_get_what_they_asked_for(recovery: Recovery) -> None:
+    await recovery.begin()
+    for first in range(3, LAST, 2):
+        numbers = {"R1": first, "R2": first + 1}
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(recovery.fetch(number, recovery.script, name=name))
+                for name, number in numbers.items()
+            ]
+        assert [task.result().code for task in tasks] == [0, 0]
+        assert {name: recovery.got(name) for name in numbers} == {
+            name: content_of(segment(1, number)) for name, number in numbers.items()
+        }
+
+
+async def test_the_door_goes_with_the_service(short_dir: Path, pool: ThreadPoolExecutor) -> None:
+    async def answer(_: Request) -> Reply:
+        return Reply.absent()
+
+    pg_wal = short_dir / "data" / "pg_wal"
+    pg_wal.mkdir(parents=True)
+    status = pg_wal.parent.stat()
+    door = FetchDoor(short_dir / "s", answer, pool, lambda: None)
+    serving = asyncio.create_task(door.serve())
+    await wait_for((short_dir / "s.answer").exists)
+    await door.lead(pg_wal, FileIdentity(status.st_dev, status.st_ino + 1))  # of another namespace
+    assert not list(pg_wal.iterdir())
+    door = FetchDoor(short_dir / "s", answer, pool, lambda: None)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    serving = asyncio.create_task(door.serve())
+    await wait_for((short_dir / "s.answer").exists)
+    await door.lead(pg_wal, FileIdentity(status.st_dev, status.st_ino))
+    assert (pg_wal / DOOR).read_text() == f"{short_dir}/s.ask\n{short_dir}/s.answer\n"
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert {path.name for path in short_dir.rglob("*")} == {"data", "pg_wal"}

@@ -53,8 +53,8 @@ def verify(content, *later, segment=0, offset=0):
 @given(st.binary(min_size=1, max_size=300), st.integers(0, 0xFFFF_FFFF))
 def test_the_checksum_is_postgresqls(fill, number):
     page = make_page(number, fill)
-    assert find_bad_pages(memoryview(page), number) == []
-    assert find_bad_pages(memoryview(page), number ^ 1) == [0]
+    assert find_bad_pages(memoryview(page), [number]) == []
+    assert find_bad_pages(memoryview(page), [number ^ 1]) == [0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -62,7 +62,7 @@ def test_the_checksum_is_postgresqls(fill, number):
 def test_one_changed_byte_is_found_in_its_page(number, position, flip):
     content = bytearray(b"".join(PAGES))
     content[number * SIZE + position] ^= flip
-    assert find_bad_pages(memoryview(content), 0) == [number]
+    assert find_bad_pages(memoryview(content), range(len(content) // 8192)) == [number]
 
 
 PAGES = [make_page(number, b"row %d" % number) for number in range(600)]

@@ -37,7 +37,8 @@ from walkeeper.core.read_cycle import ReadCycle
 from walkeeper.core.wal import BackupHistoryFile, TimelineHistoryFile, WalSegment
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore
-from walkeeper.services.backup_part import GivenFile, PartWriter
+from walkeeper.services.backup_part import PartWriter
+from walkeeper.services.backup_read import GivenFile
 from walkeeper.services.verify import Verified, Verifier, VerifySettings
 from walkeeper.services.verify_report import Finding, VerifyProgress
 from walkeeper.storage.memory import MemoryStorage

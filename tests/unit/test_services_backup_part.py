@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,8 +15,10 @@ from walkeeper.core.backup import decode_files
 from walkeeper.core.backup_id import BackupId
 from walkeeper.core.layout import BackupPart
 from walkeeper.postgres.data_dir import DataEntry, EntryKind
+from walkeeper.postgres.page_checksum import PageRules
 from walkeeper.repository.records import ArchiveRecord
-from walkeeper.services.backup_part import GivenFile, PageRules, PartWriter
+from walkeeper.services.backup_part import PartWriter
+from walkeeper.services.backup_read import GivenFile, at_once
 
 BACKUP = BackupId.parse("20261120T101500Z-full-3fa9c1")
 PAGES = PageRules(8192, 131_072)
@@ -63,9 +66,10 @@ class Bench:
     def entry(self, name, path, kind=EntryKind.FILE):
         return DataEntry(kind, name, path, None, 0o600, 0, 0, path.stat().st_size, 0)
 
-    def writer(self, *, tablespace=None, pages=None, sleep=lambda seconds: None):
+    def writer(self, *, tablespace=None, pages=None, sleep=lambda seconds: None, beside=at_once):
         part = BackupPart(BACKUP, tablespace, 1)
-        return PartWriter(part, self.archive.sealer, self.heard, pages, sleep=sleep)
+        sealer = self.archive.sealer
+        return PartWriter(part, sealer, self.heard, pages, sleep=sleep, beside=beside)
 
     def open(self, name, stored):
         return self.archive.opener.open_whole(name, stored, limit_bytes=1 << 28).plaintext
@@ -190,9 +194,11 @@ def page_with_checksum(fill):
     return bytes(page)
 
 
-def test_a_page_caught_half_written_is_no_alarm(bench):
+@pytest.mark.parametrize("new_pages", [0, 30])
+def test_a_page_caught_half_written_is_no_alarm(bench, new_pages):
+    """Neither in a small file nor in a large one."""
     good = page_with_checksum(b"new")
-    entry = bench.file("base/5/16384", good[:4096] + bytes(4096))
+    entry = bench.file("base/5/16384", good[:4096] + bytes(4096) + bytes(8192) * new_pages)
     pauses = []
 
     def server_goes_on(seconds):
@@ -203,6 +209,51 @@ def test_a_page_caught_half_written_is_no_alarm(bench):
     _, listed = bench.write(entry, **writer_options)
     assert listed[b"base/5/16384"].checksums == "ok"
     assert len(pauses) == 1
+
+
+def test_of_many_small_files_only_the_damaged_ones_are_told(bench):
+    good = page_with_checksum(b"row")
+    contents = {f"base/5/{number}": good for number in range(16384, 16684)}
+    contents |= {"base/5/16400": good + b"!" * 8192 + b"a part of a page", "base/5/16500": b""}
+    contents |= {"base/5/16600": b"?" * 8192, "base/5/note": b"!" * 30_000}
+    files = [bench.file(name, content) for name, content in contents.items()]
+    tar, listed = bench.write(*files, pages=PAGES)
+    assert tar.getnames() == list(contents)
+    for name, content in contents.items():
+        assert content_of(tar, name) == content
+        assert listed[name.encode()].sha256 == hashlib.sha256(content).hexdigest()
+    bad = {name: one.bad_blocks for name, one in listed.items() if one.checksums == "bad"}
+    assert bad == {b"base/5/16400": (1,), b"base/5/16600": (0,)}
+    assert listed[b"base/5/note"].checksums == "none"
+
+
+def test_a_small_suspect_that_is_dropped_meanwhile_is_no_damage(bench):
+    entry = bench.file("base/5/16384", b"!" * 8192)
+    after = bench.file("base/5/16385", b"")
+    entries = iter([entry, after])
+
+    def dropping():
+        yield next(entries)
+        yield next(entries)
+        entry.source.unlink()
+
+    writer = bench.writer(pages=PAGES)
+    tar, listed = bench.unpacked(writer, b"".join(writer.pieces(dropping())))
+    assert content_of(tar, "base/5/16384") == b"!" * 8192
+    assert listed[b"base/5/16384"].checksums == "ok"
+
+
+def test_digests_and_checksums_may_be_made_in_another_thread(bench):
+    content = b"".join([page_with_checksum(b"row"), os.urandom(8192), os.urandom(5 << 20)])
+    entry = bench.file("base/5/16384", content)
+    with ThreadPoolExecutor(1) as pool:
+        writer = bench.writer(pages=PAGES, beside=lambda work: pool.submit(work).result)
+        tar, listed = bench.unpacked(writer, b"".join(writer.pieces(iter([entry]))))
+    assert content_of(tar, "base/5/16384") == content
+    found = listed[b"base/5/16384"]
+    assert found.sha256 == hashlib.sha256(content).hexdigest()
+    assert 1 in found.bad_blocks
+    assert 0 not in found.bad_blocks
 
 
 def test_a_damaged_page_is_told_with_its_file_and_kept_as_it_is(bench):

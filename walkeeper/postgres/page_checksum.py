@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,14 @@ _PD_UPPER: Final = 7
 _BATCH_PAGES: Final = 128  # 1 MiB: pages and the state of all columns stay in a core's own cache
 _REREADS: Final = 10
 _PAUSE_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class PageRules:
+    """How relation files are verified; None of it where the cluster has no data checksums."""
+
+    block_size: int
+    blocks_per_file: int
 
 
 class PageVerifier:

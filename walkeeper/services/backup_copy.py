@@ -15,8 +15,10 @@ from walkeeper.core.layout import BackupPart
 from walkeeper.errors import unwrapped
 from walkeeper.postgres.control_file import ControlFile
 from walkeeper.postgres.data_dir import DataEntry
+from walkeeper.postgres.page_checksum import PageRules
 from walkeeper.repository.backups import BackupStore
-from walkeeper.services.backup_part import GivenFile, PageRules, PartWriter
+from walkeeper.services.backup_part import PartWriter
+from walkeeper.services.backup_read import GivenFile
 from walkeeper.services.backup_report import BackupProgress, DamagedFile
 from walkeeper.services.backup_source import EntrySource, FileSpool
 

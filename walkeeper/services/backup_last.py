@@ -17,7 +17,7 @@ from walkeeper.errors import BackupError
 from walkeeper.postgres.backup_mode import BackupStop
 from walkeeper.postgres.control_file import CONTROL_FILE
 from walkeeper.postgres.facts import ServerFacts
-from walkeeper.services.backup_part import GivenFile
+from walkeeper.services.backup_read import GivenFile
 from walkeeper.services.backup_source import FileSpool
 
 CONFIG_FOLDER: Final = "walkeeper_config"

@@ -71,16 +71,15 @@ class FileSpool:
 
     def add(self, part: BackupPart, entry: FileEntry) -> None:
         """Note a file of a part under the name that it has in the data directory."""
-        name = entry.name
+        named = entry
         if part.tablespace is not None:
-            name = b"pg_tblspc/%d/%s" % (part.tablespace, name)
-        named = FileEntry.named(
-            name,
-            size_bytes=entry.size_bytes,
-            mode=entry.mode,
-            sha256=entry.sha256,
-            modified_at=entry.modified_at,
-        )
+            named = FileEntry.named(
+                b"pg_tblspc/%d/%s" % (part.tablespace, entry.name),
+                size_bytes=entry.size_bytes,
+                mode=entry.mode,
+                sha256=entry.sha256,
+                modified_at=entry.modified_at,
+            )
         with self._lock:
             try:
                 self._lines.writelines(encode_files([named]))

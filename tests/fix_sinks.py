@@ -196,9 +196,10 @@ async def mail_server(
     """A server on loopback for the block's time, in the test's own event loop."""
     found = MailServer()
     loop = asyncio.get_running_loop()
+    talks: list[SMTP] = []
 
     def make() -> SMTP:
-        return SMTP(
+        talk = SMTP(
             found,
             hostname="mail.test",
             loop=loop,
@@ -208,6 +209,8 @@ async def mail_server(
             auth_required=login,
             auth_require_tls=starttls is not None,
         )
+        talks.append(talk)
+        return talk
 
     server = await loop.create_server(make, "127.0.0.1", 0, ssl=tls.context if tls else None)
     found.port = server.sockets[0].getsockname()[1]
@@ -215,29 +218,32 @@ async def mail_server(
         yield found
     finally:
         server.close()
+        for talk in talks:  # whoever has just come in, or has not said goodbye
+            if talk.transport is not None and not talk.transport.is_closing():
+                talk.transport.abort()
         await server.wait_closed()
+        await asyncio.sleep(0)  # the transports tell their talks, which end
 
 
 @contextmanager
 def _in_thread(**options: Any) -> Iterator[MailServer]:
     """A `mail_server` in a thread of its own."""
-    servers: queue.Queue[MailServer] = queue.Queue()
-    loop = asyncio.new_event_loop()
+    servers: queue.Queue[tuple[MailServer, asyncio.AbstractEventLoop]] = queue.Queue()
     over = asyncio.Event()
 
     async def serve() -> None:
         async with mail_server(**options) as server:
-            servers.put(server)
+            servers.put((server, asyncio.get_running_loop()))
             await over.wait()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
+    server, loop = servers.get(timeout=60)
     try:
-        yield servers.get(timeout=60)
+        yield server
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join()
-        loop.close()
 
 
 @pytest.fixture

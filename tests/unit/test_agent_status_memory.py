@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from walkeeper.agent.status_memory import keep_folders, recall_folders
+from walkeeper.core.wal import SegmentSize
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SIZE = SegmentSize(1 << 30)
 ALL = [f"wal/00000001/{log:08X}/" for log in range(20)]
 
 
@@ -20,7 +22,9 @@ def looked(state_dir: Path, folders: list[str]) -> None:
 
 def test_the_next_status_knows_what_this_one_listed(tmp_path: Path) -> None:
     looked(tmp_path, ALL)
-    assert recall_folders(tmp_path, "an archive", NOW).recall(ALL, ALL) == set(ALL[1:-1])
+    assert recall_folders(tmp_path, "an archive", NOW).recall(ALL, ALL, SIZE).keys() == set(
+        ALL[1:-1]
+    )
 
 
 def test_a_host_without_the_agent_s_directory_gets_none(tmp_path: Path) -> None:
@@ -37,4 +41,4 @@ def test_a_damaged_memory_is_as_none(tmp_path: Path) -> None:
     looked(tmp_path, ALL)
     (path,) = tmp_path.iterdir()
     path.write_bytes(b"{")
-    assert recall_folders(tmp_path, "an archive", NOW).recall(ALL, ALL) == set()
+    assert recall_folders(tmp_path, "an archive", NOW).recall(ALL, ALL, SIZE) == {}

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -234,8 +235,8 @@ async def test_what_a_killed_shell_asked_for_is_never_taken_for_what_the_next_on
     await recovery.begin()
     service = recovery.service
     os.kill(service, signal.SIGSTOP)
-    words = [recovery.shell_only, "--config", recovery.config, "wal-fetch", "--archive"]
-    argv: list[str | Path] = [*words, recovery.folder, str(segment(1, 3)), "pg_wal/RECOVERYXLOG"]
+    argv: list[str | Path] = [recovery.shell_only, "--config", recovery.config, "wal-fetch"]
+    argv += ["--archive", recovery.folder, str(segment(1, 3)), "pg_wal/RECOVERYXLOG"]
     (recovery.data_dir / "pg_wal" / "RECOVERYXLOG").unlink()
     killed = await asyncio.create_subprocess_exec(*argv, cwd=recovery.data_dir, env={})
     left = f"RECOVERYXLOG.walkeeper.{killed.pid}"
@@ -265,27 +266,49 @@ async def test_two_that_ask_at_once_both_get_what_they_asked_for(recovery: Recov
         }
 
 
-async def test_the_door_goes_with_the_service(short_dir: Path, pool: ThreadPoolExecutor) -> None:
+@asynccontextmanager
+async def open_door(directory: Path, pool: ThreadPoolExecutor) -> AsyncIterator[FetchDoor]:
+    """A door beside the socket ``s``; closed as the service closes it."""
+
     async def answer(_: Request) -> Reply:
         return Reply.absent()
 
-    pg_wal = short_dir / "data" / "pg_wal"
-    pg_wal.mkdir(parents=True)
-    status = pg_wal.parent.stat()
-    door = FetchDoor(short_dir / "s", answer, pool, lambda: None)
+    door = FetchDoor(directory / "s", answer, pool, lambda: None)
     serving = asyncio.create_task(door.serve())
-    await wait_for((short_dir / "s.answer").exists)
-    await door.lead(pg_wal, FileIdentity(status.st_dev, status.st_ino + 1))  # of another namespace
-    assert not list(pg_wal.iterdir())
-    door = FetchDoor(short_dir / "s", answer, pool, lambda: None)
+    await wait_for((directory / "s.answer").exists)
+    yield door
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await serving
-    serving = asyncio.create_task(door.serve())
-    await wait_for((short_dir / "s.answer").exists)
-    await door.lead(pg_wal, FileIdentity(status.st_dev, status.st_ino))
-    assert (pg_wal / DOOR).read_text() == f"{short_dir}/s.ask\n{short_dir}/s.answer\n"
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
-    assert {path.name for path in short_dir.rglob("*")} == {"data", "pg_wal"}
+
+
+async def test_the_door_goes_with_the_service(
+    data_directory: Path, pool: ThreadPoolExecutor
+) -> None:
+    root, pg_wal = data_directory.parent, data_directory / "pg_wal"
+    before = set(root.rglob("*"))
+    status = data_directory.stat()
+    async with open_door(root, pool) as door:
+        await door.lead(pg_wal, FileIdentity(status.st_dev, status.st_ino))
+        assert (pg_wal / DOOR).read_text() == f"{root}/s.ask\n{root}/s.answer\n"
+    assert set(root.rglob("*")) == before
+
+
+async def test_the_door_of_another_service_is_left_to_it(
+    data_directory: Path, pool: ThreadPoolExecutor
+) -> None:
+    status = data_directory.stat()
+    door = data_directory / "pg_wal" / DOOR
+    async with open_door(data_directory.parent, pool) as own:
+        await own.lead(door.parent, FileIdentity(status.st_dev, status.st_ino))
+        door.write_text("of another one")
+    assert door.read_text() == "of another one"
+
+
+async def test_a_hook_that_sees_another_directory_is_led_nowhere(
+    data_directory: Path, pool: ThreadPoolExecutor
+) -> None:
+    status = data_directory.stat()
+    async with open_door(data_directory.parent, pool) as door:
+        await door.lead(data_directory / "pg_wal", FileIdentity(status.st_dev, status.st_ino + 1))
+        assert not (data_directory / "pg_wal" / DOOR).exists()

@@ -6,10 +6,11 @@ when the file lies whole under its temporary name; otherwise it hears nothing of
 the client, which asks again over the socket and can tell absent from failed.
 
 A question is one line, separated by tabs: the shell's process id, its working directory and the
-words of the call. An answer is one line, the process id and ``ok``. Each question uses up the FIFO
-of the answers: when the service closes it, whoever still reads there meets its end, also when the
-service is killed or two hooks ask at once. A file ``.walkeeper.door`` beside %p leads the shell to
-both: the names of the two FIFOs on one line each.
+words of the call. An answer is one line: how many digits the process id has, it, and ``ok``. Each
+question uses up the FIFO of the answers: when the service closes it, whoever still reads there
+meets its end, also when the service is killed or two hooks ask at once; and what one of these took
+from the other's answer cannot be read as its own, thanks to that number. A file
+``.walkeeper.door`` beside %p leads the shell to both: the names of the two FIFOs on one line each.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class FetchDoor:
         self._pool = pool
         self._questions = Path(f"{socket}.ask")
         self._answers = Path(f"{socket}.answer")
+        self._text = f"{self._questions}\n{self._answers}\n"
         self._leads: set[Path] = set()
         self._asked = asyncio.Event()
         self._noted = noted
@@ -91,9 +93,8 @@ class FetchDoor:
         if door in self._leads:
             return
         self._leads.add(door)
-        text = f"{self._questions}\n{self._answers}\n"
         try:
-            await self._in_thread(_write_door, door, parent, text)
+            await self._in_thread(_write_door, door, parent, self._text)
         except OSError as error:  # then they ask over the socket
             _log.info("no_fetch_door", directory=str(directory), reason=error.strerror)
 
@@ -123,7 +124,11 @@ class FetchDoor:
                 if descriptor >= 0:
                     loop.remove_reader(descriptor)
                     os.close(descriptor)
-            for path in (*self._leads, self._questions, self._answers):
+            for door in self._leads:
+                with contextlib.suppress(OSError):
+                    if door.read_text() == self._text:  # not that of another service
+                        door.unlink()
+            for path in (self._questions, self._answers):
                 _remove(path)
 
     def _renew(self) -> int:
@@ -139,7 +144,7 @@ class FetchDoor:
         """The outermost frame of a question: what fails here is told by the client."""
         try:
             pid = await self._serve_question(line)
-            os.write(answers, pid + b" ok\n")
+            os.write(answers, b"%d %s ok\n" % (len(pid), pid))
         except (WalkeeperError, Failure, OSError) as error:
             _log.debug("fetch_door_shut", reason=str(error))
         except Exception:  # noqa: BLE001 - one bad question must not end the service

@@ -40,11 +40,12 @@ ask_at_door() {
     [ -f "$door" ] && [ ! -e "$path" ] || return 1
     { read -r questions && read -r answers; } <"$door" || return 1
     [ -p "$questions" ] && [ -p "$answers" ] || return 1
+    own=$$
     IFS=$tab
-    question=$$$tab$PWD$tab$*
+    question=$own$tab$PWD$tab$*
     unset IFS
     [ ${#question} -lt 1000 ] || return 1 # in bytes: a write to a FIFO is whole up to 4096
-    temporary=$path.walkeeper.$$
+    temporary=$path.walkeeper.$own
     umask 077
     set -C
     true 2>/dev/null >"$temporary" || return 1
@@ -53,8 +54,8 @@ ask_at_door() {
     # first: that never waits, and when it is closed again only the service still writes there.
     if { command exec 3<>"$answers" && command exec 4<"$answers" 3>&- &&
         command exec 5<>"$questions"; } 2>/dev/null &&
-        printf '%s\n' "$question" >&5 && read -r pid said <&4 &&
-        [ "$pid $said" = "$$ ok" ] && [ -s "$temporary" ] &&
+        printf '%s\n' "$question" >&5 && read -r said <&4 &&
+        [ "$said" = "${#own} $own ok" ] && [ -s "$temporary" ] &&
         PATH=${PATH-}:/usr/bin:/bin mv -f "$temporary" "$path"; then
         return 0
     fi

@@ -23,8 +23,8 @@ The contract, tested on every backend by ``tests/contract``:
   single requests a backend repeats through the `Retrier` that it is given).
 * **Cancellation** is safe at every await: nothing half-written becomes visible, and multipart
   uploads are aborted.
-* **Memory**: ``put`` holds its body once or twice and 1 MiB, ``put_stream`` two pieces, ``read`` one chunk of
-  at most 256 KiB, a listing one page or the names of one directory.
+* **Memory**: ``put`` holds its body once or twice and 1 MiB, ``put_stream`` two pieces,
+  ``read`` one chunk of at most 256 KiB, a listing one page or the names of one directory.
 """
 
 from __future__ import annotations

@@ -21,5 +21,6 @@ pytest_plugins: list[str] = [
     "tests.fix_retention",
     "tests.fix_browser",
     "tests.fix_certificate",
+    "tests.fix_file_size",
     "tests.fix_sinks",
 ]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fix_file_size import LimitFileSize
 from walkeeper.core.backup import FileEntry
 from walkeeper.errors import IntegrityError, RecoveryError, WalkeeperError
 from walkeeper.services.restore_files import HELD_CONTROL_FILE, BlockPipe, PartFiles
@@ -87,6 +88,18 @@ async def test_large_files_beside_small_ones_come_byte_for_byte(tmp_path: Path, 
 
     for name, content in members.items():
         assert (tmp_path / name).read_bytes() == content
+
+
+async def test_a_file_that_does_not_fit_ends_it_and_says_which(
+    tmp_path: Path, limit_file_size: LimitFileSize
+) -> None:
+    content = os.urandom(3 << 20)
+    tar = tar_of(member("base/1", content))
+    with (
+        limit_file_size((2 << 20) + 100),
+        pytest.raises(RecoveryError, match=r"base/1 cannot be written: File too large"),
+    ):
+        await unpack(tmp_path, tar, entry("base/1", content), block=70_000)
 
 
 async def test_pg_control_is_held_back_under_another_name(tmp_path: Path) -> None:

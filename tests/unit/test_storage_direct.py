@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.fix_file_size import LimitFileSize
 from walkeeper.storage.direct import STAGE_BYTES, SequentialWriter, Stages, is_on_device, make_stage
 
 CONTENT = os.urandom(3 * STAGE_BYTES + 4097)
@@ -154,17 +154,12 @@ def test_where_it_cannot_be_asked_for_the_bytes_go_through_the_cache() -> None:
 
 @pytest.mark.parametrize("limit", [4096, STAGE_BYTES, STAGE_BYTES + 4096, 2 * STAGE_BYTES + 100])
 def test_a_disk_that_fills_up_in_the_middle_of_a_write_is_an_error(
-    tmp_path: Path, limit: int
+    tmp_path: Path, limit_file_size: LimitFileSize, limit: int
 ) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with new_file(tmp_path) as fd:
         writer = SequentialWriter(fd, make_stage(), direct=True)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        try:
-            with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
-                writer.write(CONTENT)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with limit_file_size(limit), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            writer.write(CONTENT)
     written = (tmp_path / "new").read_bytes()
     assert written == CONTENT[: len(written)]
 

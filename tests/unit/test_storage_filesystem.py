@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fix_file_size import LimitFileSize
 from walkeeper.errors import (
     ObjectExists,
     ObjectNotFound,
@@ -145,6 +146,25 @@ async def test_a_failing_disk_is_reported_and_nothing_becomes_visible(
             await storage.put("a/b", b"1")
     assert files_below(tmp_path) == []
     await storage.put("a/b", b"2")
+
+
+async def test_a_disk_that_fills_up_in_the_middle_of_an_object_leaves_nothing(
+    storage: FilesystemStorage, tmp_path: Path, limit_file_size: LimitFileSize
+) -> None:
+    content = os.urandom(3 * STAGE_BYTES)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield content
+
+    with limit_file_size(2 * STAGE_BYTES + 100):
+        with pytest.raises(StorageFull):
+            await storage.put("a/b", content)
+        with pytest.raises(StorageFull):
+            await storage.put_stream("a/c", pieces())
+    assert files_below(tmp_path) == []
+
+    await storage.put("a/b", content)
+    assert (tmp_path / "a/b").read_bytes() == content
 
 
 async def test_an_answer_that_an_nfs_server_lost_is_success(

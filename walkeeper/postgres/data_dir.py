@@ -128,6 +128,7 @@ class _Walk:
 
     def __init__(self, root: Path, tablespace: int | None, foreign: set[Path]) -> None:
         self._root = root
+        self._text = os.fspath(root)  # a Path for each question costs more than the question
         self._tablespace = tablespace
         self._foreign = foreign
         self._mode = stat.S_IMODE(_stat_root(root).st_mode)
@@ -151,7 +152,7 @@ class _Walk:
         """Describe one path; None when it has vanished."""
         source = self._root / path
         try:
-            facts = source.lstat()
+            facts = os.lstat(source)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -211,7 +212,7 @@ class _Walk:
         relation = find_relation_file(name)
         if relation is None or relation.fork == "init":
             return False
-        return os.path.lexists(self._root / directory / f"{relation.number}_init")
+        return os.path.lexists(f"{self._text}/{directory}/{relation.number}_init")
 
     def _is_foreign(self, entry: DataEntry) -> bool:
         """Whether it is a tablespace's location that somebody put inside the data directory."""

@@ -18,11 +18,33 @@ from walkeeper.postgres.data_dir import DataEntry
 from walkeeper.postgres.page_checksum import PageRules
 from walkeeper.repository.backups import BackupStore
 from walkeeper.services.backup_part import PartWriter
-from walkeeper.services.backup_read import GivenFile
+from walkeeper.services.backup_read import GivenFile, at_once
 from walkeeper.services.backup_report import BackupProgress, DamagedFile
 from walkeeper.services.backup_source import EntrySource, FileSpool
 
 _REPORT_S: Final = 0.5
+
+
+class SpareThreads:
+    """What readers without work leave to those who have some: ``idle`` of them. See `Beside`."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.idle = 0
+        self._pool = pool
+
+    def begin(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Do the work in another thread if a reader is idle, else at once."""
+        if self.idle <= 0:
+            return at_once(work)
+        job = self._pool.submit(work)
+
+        def finish() -> None:
+            if job.cancel():  # the pool has no thread for it, so nobody may wait for one
+                work()
+            else:
+                job.result()
+
+        return finish
 
 
 class BackupCopy:
@@ -46,6 +68,7 @@ class BackupCopy:
         self._sealer = sealer
         self._pool = pool
         self._progress = progress
+        self._spare = SpareThreads(pool)
         self._writers: list[PartWriter] = []
         self._numbers: dict[int | None, int] = {}
         self._records: list[PartRecord] = []
@@ -113,6 +136,7 @@ class BackupCopy:
             while (first := await loop.run_in_executor(self._pool, source.take)) is not None:
                 entries = source.portion(first, part_bytes)
                 await self._store_part(self._next_part(source.tablespace), pages, entries)
+        self._spare.idle += 1
 
     def _next_part(self, tablespace: int | None) -> BackupPart:
         number = self._numbers.get(tablespace, 0) + 1
@@ -125,7 +149,7 @@ class BackupCopy:
         pages: PageRules | None,
         entries: Iterator[DataEntry] | Iterator[GivenFile],
     ) -> None:
-        writer = PartWriter(part, self._sealer, self.spool, pages)
+        writer = PartWriter(part, self._sealer, self.spool, pages, beside=self._spare.begin)
         self._writers.append(writer)
         async with aclosing(self._pull(writer.pieces(entries))) as pieces:
             await self._store.put_stream(part.data_name, pieces, writer.data_digest)

@@ -147,3 +147,18 @@ async def test_deleting_goes_on_when_it_is_allowed_again(
         await eventually(lambda: cleaner.denied)
         faulty.may_delete = True
         await eventually(lambda: not faulty.names())
+
+
+async def test_it_ends_when_it_is_told_to_whatever_fails_in_that_moment(
+    host: Host, tail_archive: Archive, faulty: FaultyStorage, pool: ThreadPoolExecutor
+) -> None:
+    faulty.may_delete = False
+    await host.archive_segment(tail_archive, await ship_links(host, tail_archive, pool, 2))
+    for turns in range(40):
+        cleaner = TailCleaner(tail_archive, sleep=lambda _: asyncio.sleep(0))
+        running = asyncio.create_task(cleaner.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        _, pending = await asyncio.wait({running}, timeout=20)
+        assert not pending

@@ -16,7 +16,6 @@ from walkeeper.errors import (
     ObjectNotFound,
     StorageDenied,
     WalkeeperError,
-    unwrapped,
 )
 from walkeeper.repository.archive import Archive
 from walkeeper.services.tail_chain import tail_folders
@@ -97,10 +96,23 @@ class TailCleaner:
 
     async def _delete(self, segment: WalSegment) -> None:
         async for batch in self._batches(segment):
-            with unwrapped():
-                async with asyncio.TaskGroup() as group:
-                    for name in batch:
-                        group.create_task(self._archive.storage.delete(self._archive.path(name)))
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._try_delete(name)) for name in batch]
+            for task in tasks:
+                if (error := task.result()) is not None:
+                    raise error
+
+    async def _try_delete(self, name: ObjectName) -> WalkeeperError | None:
+        """Why it could not be deleted.
+
+        Not raised: a group that fails in the moment in which its task is cancelled forgets the
+        cancellation (python/cpython#116720), and then `run` would go on for ever.
+        """
+        try:
+            await self._archive.storage.delete(self._archive.path(name))
+        except WalkeeperError as error:
+            return error
+        return None
 
     async def _batches(self, segment: WalSegment) -> AsyncIterator[list[ObjectName]]:
         self.requests += 1

@@ -12,6 +12,7 @@ import pytest
 from tests.fix_archive import TestKeys
 from tests.fix_fetch import FetchBench, content_of, lsn_in, make_bench, running, segment, settle
 from walkeeper.core.wal import WalSegment
+from walkeeper.errors import StorageFull
 from walkeeper.services.fetch_file import FetchFile
 from walkeeper.services.fetch_rules import ClientIdentity, FetchRequest
 from walkeeper.services.fetcher import FetchOutcome
@@ -103,6 +104,13 @@ async def test_where_postgresql_might_miss_the_room_it_is_copied(
     bench = await make_bench(MemoryStorage(), keys, pool, tmp_path, prefetch=settings)
     assert bench.fetcher._prefetcher._choose(pg_wal) == tmp_path
     assert bench.fetcher._prefetcher._choose(pg_wal / "gone") == tmp_path
+
+
+def test_room_that_is_not_there_is_missed_before_anything_is_fetched(pg_wal: Path) -> None:
+    file = FetchFile.unnamed(pg_wal)
+    with pytest.raises(StorageFull):
+        file.reserve(1 << 50)
+    file.close()
 
 
 def taken_by_another(path: Path) -> FetchFile:

@@ -63,6 +63,15 @@ class FetchFile:
             os.lseek(descriptor, 0, os.SEEK_SET)
             self._look_around()
 
+    def reserve(self, size_bytes: int) -> None:
+        """Take the room for so many bytes at once. Raises StorageFull where it is not there.
+
+        Else ext4 looks for it when the file replaces another one (auto_da_alloc, ext4(5)), while
+        somebody waits for that.
+        """
+        with self._lock, _writing():
+            os.posix_fallocate(self._opened(), 0, size_bytes)
+
     def write(self, data: bytes) -> None:
         """Append. Raises StorageFull where the file cannot take it."""
         with self._lock, _writing():

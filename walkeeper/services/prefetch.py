@@ -210,6 +210,7 @@ class Prefetcher:
             async with self._slots, patient(_PATIENCE_S, str(segment)) as came:
                 directory = await loop.run_in_executor(self._pool, self._choose, wishes.directory)
                 file = FetchFile.unnamed(directory)
+                await loop.run_in_executor(self._pool, file.reserve, size)
                 await download(self._archive, name, file, self._pool, size_bytes=size, came=came)
                 if wishes.guard:
                     look = await loop.run_in_executor(self._pool, look_into, file, size)

@@ -90,6 +90,7 @@ def test_it_says_so_everywhere_and_archives_when_the_repository_is_back(absence:
     assert "cannot open the archive yet" in absence.push()
     status = installation.json("status", code=None)
     assert "cannot open the archive yet" in status["agent_problem"]
+    assert "systemctl start" not in str(status["findings"][0]["hint"])
     absence.end()
     absence.wait_told("recovered", "repository")
     installation.wait_recognised()

@@ -96,13 +96,15 @@ async def _status(options: Options) -> tuple[StatusReport, WalkeeperError | None
     from walkeeper.errors import WalkeeperError
 
     config = options.load()
-    agent, trouble = None, None
+    agent: AgentStatus | None = None
+    trouble: WalkeeperError | None = None
     try:
         agent = await ask_agent(config.agent.socket)
     except WalkeeperError as error:
-        trouble = error.message
+        trouble = error
     if agent is None and trouble is None and config.cluster.dsn is not None:
-        trouble = f"no agent answers on {config.agent.socket}"
+        nobody = f"no agent answers on {config.agent.socket}"
+        trouble = WalkeeperError(nobody, hint="systemctl start walkeeper")
     async with open_workshop(config, patience_s=PATIENCE_S) as shop:
         return await _look(options, shop, agent, trouble)
 
@@ -111,7 +113,7 @@ async def _look(
     options: Options,
     shop: Workshop,
     agent: AgentStatus | None,
-    trouble: str | None,
+    trouble: WalkeeperError | None,
 ) -> tuple[StatusReport, WalkeeperError | None]:
     from walkeeper.agent.status_memory import keep_folders, recall_folders
     from walkeeper.errors import StorageError

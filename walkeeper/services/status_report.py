@@ -12,6 +12,7 @@ import msgspec
 
 from walkeeper import __version__
 from walkeeper.core.backup import BackupFacts
+from walkeeper.errors import WalkeeperError
 from walkeeper.repository.drills import DrillHistory, DrillRecord
 from walkeeper.repository.records import ArchiveRecord
 from walkeeper.services.access import find_access_problems
@@ -151,13 +152,13 @@ def make_report(
     agent: AgentStatus | None,
     now: datetime,
     *,
-    trouble: str | None = None,
+    trouble: WalkeeperError | None = None,
 ) -> StatusReport:
     """The document at ``now``; ``trouble`` says why no agent answered where one should."""
     findings = [*find_problems(subject, look, agent)]
     if trouble is not None:
-        text = f"nothing is archived from here: {trouble}"
-        findings.insert(0, Finding(text, "systemctl start walkeeper", key="agent"))
+        text = f"nothing is archived from here: {trouble.message}"
+        findings.insert(0, Finding(text, trouble.hint, key="agent"))
     found = None
     if subject.record is not None and look.health is not None:
         found = repository_status(subject.record, look.health, look.drills, now)
@@ -170,7 +171,7 @@ def make_report(
         folder=subject.folder,
         healthy=not findings,
         agent=agent,
-        agent_problem=trouble,
+        agent_problem=None if trouble is None else trouble.message,
         repository_status=found,
         repository_problem=look.error,
         findings=tuple(

@@ -121,7 +121,7 @@ def test_a_restart_tells_nothing_twice_and_forgets_no_other_alert(absence: Absen
         assert [event for event, told in absence.told if told == key] == ["raised", "recovered"]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_it_ends_when_it_is_asked_to(absence: Absence) -> None:
     absence.begin()
     absence.installation.start_agent()

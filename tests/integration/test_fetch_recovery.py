@@ -87,6 +87,7 @@ async def upload_all(archive: Archive, directory: Path, source: Cluster) -> None
         pool=archive._pool,
         budget=ByteBudget(64 << 20),
         spool_dir=directory,
+        puts=4,
     )
     for path in sorted(directory.iterdir()):
         wal = parse_wal_file(path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,29 @@ from walkeeper.errors import DifferentContent, StorageFull, WalRefused
 from walkeeper.postgres.wal_dir import FileIdentity
 from walkeeper.services.budget import ByteBudget
 from walkeeper.services.wal_upload import WalSource, WalUploader
+from walkeeper.storage.base import Buffer
 from walkeeper.storage.memory import MemoryStorage
 
 SEGMENT = WalSegment(1, 0, 5)
+PUTS = 2
+
+
+class Gated(MemoryStorage):
+    """Stores nothing before its gate is opened; counts who waits there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = 0
+        self.most = 0
+
+    async def put(self, name: str, body: Buffer) -> None:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        await self.gate.wait()
+        self.waiting -= 1
+        await super().put(name, body)
 
 
 class Bench:
@@ -26,7 +47,7 @@ class Bench:
 
     def __init__(self, pg_wal: Path) -> None:
         self.pg_wal = pg_wal
-        self.storage = MemoryStorage()
+        self.storage = Gated()
         self.budget = ByteBudget(64 << 20)
 
     async def open(self, keys: TestKeys, pool: ThreadPoolExecutor, spool_dir: Path) -> None:
@@ -37,6 +58,7 @@ class Bench:
             pool=pool,
             budget=self.budget,
             spool_dir=spool_dir,
+            puts=PUTS,
         )
 
     def write(self, wal: WalFile, content: bytes) -> FileIdentity:
@@ -57,8 +79,8 @@ async def bench(tmp_path: Path, keys: TestKeys, pool: ThreadPoolExecutor) -> Ben
     return one
 
 
-def segment(text: bytes) -> bytes:
-    writer = WalWriter(SEGMENT)
+def segment(text: bytes, name: WalSegment = SEGMENT) -> bytes:
+    writer = WalWriter(name)
     writer.append(main_data(text))
     writer.switch()
     return writer.segments()[0]
@@ -135,3 +157,18 @@ async def test_without_room_for_a_large_segment_the_reason_is_told(
     await bench.open(keys, pool, tmp_path / "missing")
     with pytest.raises(StorageFull, match="no temporary file can be made"):
         bench.uploader.open_spool()
+
+
+async def test_others_are_sealed_while_as_many_as_are_wanted_are_being_stored(bench: Bench) -> None:
+    bench.storage.gate.clear()
+    segments = [WalSegment(1, 0, number) for number in range(5, 9)]
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for one in segments:
+            identity = bench.write(one, segment(b"one", one))
+            group.create_task(bench.uploader.upload(one, identity))
+        # Sealed they hold next to nothing of the budget, whether they are being stored or not.
+        while not 0 < bench.budget.used_bytes < 1 << 20 or bench.storage.waiting < PUTS:
+            await asyncio.sleep(0.01)
+        bench.storage.gate.set()
+    assert bench.storage.most == PUTS
+    assert await bench.names() == [wal_object(one) for one in segments]

@@ -26,6 +26,8 @@ from walkeeper.services.source_guard import SourceGuard, Verified
 from walkeeper.services.wal_upload import WalSource, WalUploader
 
 _MEASURE_S: Final = 1.0
+_SEALED_AHEAD: Final = 2
+"""Segments that are compressed and sealed while as many as are wanted are on their way."""
 
 
 class ClusterService:
@@ -73,7 +75,7 @@ class ClusterService:
             wal_dir,
             partial(self._upload, uploader),
             size=self._archive.segment_size,
-            uploads=self._shop.config.archive.uploads,
+            uploads=self._shop.config.archive.uploads + _SEALED_AHEAD,
             allowed=self.guard.still_allowed,
             now=time.monotonic,
         )
@@ -129,6 +131,7 @@ class ClusterService:
             pool=self._shop.pool,
             budget=ByteBudget(config.archive.memory),
             spool_dir=config.agent.state_dir,
+            puts=config.archive.uploads,
         )
 
     async def _note_rpo(self) -> None:

@@ -52,9 +52,10 @@ class WalSource:
 class WalUploader:
     """Stores files of one ``pg_wal`` in one archive; safe to use for several at once.
 
-    Memory: the budget bounds what all uploads hold together; one holds its compressed size, at
-    most 32 MiB of it, the rest goes to an unlinked file in ``spool_dir``; and 6 MiB more while it
-    is being compressed.
+    At most ``puts`` are being stored at a time; others are sealed meanwhile, so that no core waits
+    for the store. Memory: the budget bounds what all uploads hold together; one holds its
+    compressed size, at most 32 MiB of it, the rest goes to an unlinked file in ``spool_dir``; and
+    6 MiB more while it is being compressed.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class WalUploader:
         pool: ThreadPoolExecutor,
         budget: ByteBudget,
         spool_dir: Path,
+        puts: int,
     ) -> None:
         self._archive = archive
         self._source = source
         self._pool = pool
         self._budget = budget
         self._spool_dir = spool_dir
+        self._puts = asyncio.Semaphore(puts)
 
     async def upload(self, wal: WalFile, identity: FileIdentity) -> ObjectName:
         """Return when the file is durable: the name that its content deserves.
@@ -84,7 +87,8 @@ class WalUploader:
             sealed = await loop.run_in_executor(self._pool, self._seal, wal, identity)
             with sealed:
                 grant.shrink(_SLACK if sealed.spilled else sealed.size_bytes)
-                outcome = await self._archive.put(sealed)
+                async with self._puts:
+                    outcome = await self._archive.put(sealed)
         self._report(wal, sealed, outcome)
         return sealed.name
 

@@ -206,14 +206,24 @@ class Recovery:
         )
 
     def stop_service(self) -> None:
-        """End the private fetch service, which serves nobody else."""
+        """End the private fetch service, which serves nobody else, and hooks that were left."""
+        wait_until(lambda: not self._kill_rest(), "the last hook to go", 60)
+
+    def _kill_rest(self) -> list[int]:
+        """Kill what is there of them; a hook that dies may have started a service just before."""
         mark = str(self.cluster.socket_dir).encode()
+        killed = []
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    words = (entry / "cmdline").read_bytes()
-                    if b"fetch-service" in words and mark in words:
-                        os.kill(int(entry.name), signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+                is_service = b"fetch-service" in words and mark in words
+                if is_service or (b"wal-fetch" in words and self._works_here(entry)):
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    killed.append(int(entry.name))
+        return killed
+
+    def _works_here(self, process: Path) -> bool:
+        return (process / "cwd").readlink() == self.cluster.data_dir
 
 
 @contextlib.contextmanager

@@ -23,42 +23,30 @@ from walkeeper.codec.sealer import Sealer
 from walkeeper.core import layout
 from walkeeper.core.backup import (
     BackupFacts,
-    BackupLabel,
     BackupStart,
     Manifest,
-    RestoreSettings,
-    TablespaceRecord,
 )
 from walkeeper.core.backup_id import BackupId
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import (
     BackupError,
-    IntegrityError,
     PostgresError,
     UsageError,
     WalkeeperError,
 )
-from walkeeper.postgres.backup_mode import BackupMode, BackupStop, backup_mode
+from walkeeper.postgres.backup_mode import backup_mode
 from walkeeper.postgres.control_file import (
-    ControlFile,
-    parse_control_file,
     read_control_bytes,
-)
-from walkeeper.postgres.data_dir import (
-    TablespaceLink,
-    list_tablespaces,
-    version_directory,
-    walk_data_directory,
-    walk_tablespace,
 )
 from walkeeper.postgres.facts import ServerFacts
 from walkeeper.postgres.server import Server
 from walkeeper.repository.backups import BackupStore
 from walkeeper.services.backup_cleanup import clean_up
+from walkeeper.services.backup_cluster import BackupSource, make_facts, parse_label
 from walkeeper.services.backup_copy import BackupCopy, page_rules
 from walkeeper.services.backup_last import StoppedBackup, collect_last_files, find_outside_files
 from walkeeper.services.backup_report import BackupProgress, DamagedFile
-from walkeeper.services.backup_source import EntrySource, FileSpool
+from walkeeper.services.backup_source import FileSpool
 from walkeeper.services.lineage import check_server
 from walkeeper.services.source_guard import require_attached, require_source
 from walkeeper.services.wal_wait import wait_for_wal
@@ -99,17 +87,6 @@ class BackupResult:
     facts: BackupFacts
     damaged: tuple[DamagedFile, ...]
     skipped: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """The cluster as it was just after the backup had begun."""
-
-    facts: ServerFacts
-    data_dir: Path
-    control: ControlFile
-    tablespaces: list[TablespaceLink]
-    mode: int
 
 
 class BackupService:
@@ -213,9 +190,9 @@ class BackupService:
         async with backup_mode(settings.dsn, label, fast=fast, deadline_s=_DEADLINE_S) as mode:
             await mode.check_same_server(data_dir, self._pool)
             # Only now: a tablespace made before would be missing, for its WAL is not replayed.
-            source = await self._in_thread(lambda: _look_at(facts, data_dir))
+            source = await self._in_thread(lambda: BackupSource.look_at(facts, data_dir))
             await copy.copy(
-                _entry_sources(source),
+                source.entry_sources(),
                 page_rules(source.control),
                 readers=settings.readers,
                 part_bytes=settings.part_bytes,
@@ -223,16 +200,16 @@ class BackupService:
             # The last file of all, still in backup mode: it is of the backup's own time.
             control = await self._in_thread(lambda: read_control_bytes(data_dir))
             stop = await mode.stop()
-        parsed = _parse_label(stop)
+        parsed = parse_label(stop)
         outside, left_out = await self._in_thread(lambda: find_outside_files(facts))
         copy.skipped += left_out
         with copy.spool.scratch() as scratch:
             stopped = StoppedBackup(facts, parsed, stop, outside, control)
             await copy.copy_last(collect_last_files(copy.spool, scratch, stopped))
         return Manifest(
-            facts=self._facts(copy, source, mode, stop, parsed),
+            facts=make_facts(copy, source, mode, stop, parsed),
             parts=copy.records,
-            settings=_restore_settings(source),
+            settings=source.restore_settings(),
             config_files=tuple(found.saved for found in outside),
         )
 
@@ -244,40 +221,6 @@ class BackupService:
             for number in range(first.number(size), last.number(size) + 1)
         ]
         await wait_for_wal(self._store.archive, needed, patience_s=self._settings.wal_patience_s)
-
-    def _facts(
-        self,
-        copy: BackupCopy,
-        source: _Source,
-        mode: BackupMode,
-        stop: BackupStop,
-        label: BackupLabel,
-    ) -> BackupFacts:
-        size = source.facts.segment_size
-        return BackupFacts(
-            id=str(copy.backup),
-            system_identifier=str(source.facts.system_identifier),
-            timeline=label.timeline,
-            start_lsn=str(label.start),
-            stop_lsn=str(stop.stop_lsn),
-            checkpoint_lsn=str(label.checkpoint),
-            started_at=mode.started_at,
-            stopped_at=stop.stopped_at,
-            server_version=source.facts.version_num,
-            segment_size=size.bytes,
-            label=label.label,
-            size_bytes=copy.spool.size_bytes,
-            stored_bytes=copy.stored_bytes,
-            parts=len(copy.records),
-            files=copy.spool.files,
-            checksum_findings=sum(found.count for found in copy.damaged),
-            data_checksums=source.control.data_checksums,
-            tablespaces=tuple(
-                TablespaceRecord(link.oid, _text(link.location)) for link in source.tablespaces
-            ),
-            wal_first=str(WalSegment.at(label.timeline, label.start, size)),
-            wal_last=str(WalSegment.before(label.timeline, stop.stop_lsn, size)),
-        )
 
     async def _abandon(self, backup: BackupId) -> None:
         """Remove what was stored of a backup that will not be."""
@@ -305,56 +248,6 @@ def _check_label(label: str) -> None:
     # backup_label is made of lines, and MAXPGPATH bounds the label (xlog.c, do_pg_backup_start).
     if not label.isprintable() or not 1 <= len(label.encode()) <= _LABEL_BYTES:
         raise UsageError(f"a label is 1 to {_LABEL_BYTES} bytes of printable characters")
-
-
-def _look_at(facts: ServerFacts, data_dir: Path) -> _Source:
-    return _Source(
-        facts,
-        data_dir,
-        parse_control_file(read_control_bytes(data_dir)),
-        list_tablespaces(data_dir),
-        data_dir.stat().st_mode & 0o7777,
-    )
-
-
-def _text(path: Path) -> str:
-    """A path for JSON, which knows no bytes that are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _entry_sources(source: _Source) -> list[EntrySource]:
-    folder = version_directory(source.facts.major, source.control.catalog_version)
-    return [
-        EntrySource(None, walk_data_directory(source.data_dir, source.tablespaces)),
-        *(EntrySource(link.oid, walk_tablespace(link, folder)) for link in source.tablespaces),
-    ]
-
-
-def _parse_label(stop: BackupStop) -> BackupLabel:
-    try:
-        return BackupLabel.parse(stop.backup_label.decode("utf-8", "replace"))
-    except ValueError as error:
-        raise IntegrityError(f"the server's backup label is not understood: {error}") from error
-
-
-def _restore_settings(source: _Source) -> RestoreSettings:
-    standby = source.control.standby_settings
-    facts = source.facts
-
-    def outside(path: Path) -> str | None:
-        return None if path.is_relative_to(facts.data_directory) else str(path)
-
-    return RestoreSettings(
-        max_connections=standby.max_connections,
-        max_worker_processes=standby.max_worker_processes,
-        max_wal_senders=standby.max_wal_senders,
-        max_prepared_xacts=standby.max_prepared_transactions,
-        max_locks_per_xact=standby.max_locks_per_transaction,
-        data_directory_mode=source.mode,
-        config_file=outside(facts.config_file),
-        hba_file=outside(facts.hba_file),
-        ident_file=outside(facts.ident_file),
-    )
 
 
 async def _estimate(server: Server) -> int:

@@ -362,11 +362,17 @@ def test_what_could_be_recovered_in_the_window_still_can(
         on_path = [one for one in usable(catalog, decisions) if lies_on(lineage.path, one.facts)]
         for one in on_path:
             way = reach(catalog.wal, lineage.path, one.facts.start)
-            # Another backup at or behind it, of before the window, makes it dispensable; else it
-            # stays, and reaches as far as ever.
+            # Another backup behind it, of before the window, makes it dispensable, or one that ends
+            # where it does and stays; else it stays, and reaches as far as ever.
             better = any(
                 max(other.facts.stopped_at, other.stored_at) <= since
-                and other.facts.stop > one.facts.stop
+                and (
+                    other.facts.stop > one.facts.stop
+                    or (
+                        other.facts.stop == one.facts.stop
+                        and other.facts.id in still - {one.facts.id}
+                    )
+                )
                 for other in on_path
             )
             if not better:

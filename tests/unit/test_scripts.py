@@ -46,7 +46,7 @@ def test_ci_installs_checks_and_tests_in_this_order() -> None:
     assert [line for line in lines if line.startswith("scripts/")] == [
         "scripts/install",
         "scripts/check",
-        "scripts/test",
+        "scripts/test --hypothesis-profile=settled",
     ]
     assert "set -eu" in lines
 

@@ -303,10 +303,13 @@ async def test_a_segment_that_postgresql_did_not_mark_is_sent_before_the_tail(
 ) -> None:
     old = WalSegment(1, 0, 1)
     (pg_wal.path / str(old)).write_bytes(b"wal")
+    store.gate.clear()
     async with running(pg_wal, store, pool) as archiver:
         archiver.expect([old])
         assert await archiver.find_unsettled(WalSegment(2, 0, 5)) == old
+        store.gate.set()
         await eventually(lambda: store.durable == [str(old)])
+        await eventually(lambda: archiver.statistics.archived == 1)
         assert await archiver.find_unsettled(WalSegment(2, 0, 5)) is None
 
 

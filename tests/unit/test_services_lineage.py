@@ -29,6 +29,15 @@ async def ship(host: Host, archive: Archive, pool: ThreadPoolExecutor) -> None:
     await shipper.ship(host.position)
 
 
+async def with_gap(host: Host, archive: Archive, pool: ThreadPoolExecutor) -> WalSegment:
+    """WAL that is neither stored nor in ``pg_wal``, as with archive_mode = off; what is stored."""
+    host.write(MIB + 1000)
+    newest = await archived(host, archive, pool)
+    host.write(5 * MIB)
+    host.recycle(host.segment)
+    return newest
+
+
 async def refused(host: Host, archive: Archive, pool: ThreadPoolExecutor, why: str) -> None:
     with pytest.raises(ForeignCluster, match=why) as caught:
         await host.check(archive, pool)
@@ -202,10 +211,7 @@ async def test_a_copy_without_the_segment_whose_tail_is_stored_is_refused(
 async def test_an_accepted_gap_is_that_behind_the_newest_stored_segment_and_no_other(
     host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
 ) -> None:
-    host.write(MIB + 1000)
-    newest = await archived(host, tail_archive, pool)
-    host.write(5 * MIB)
-    host.recycle(host.segment)  # as with archive_mode = off
+    newest = await with_gap(host, tail_archive, pool)
     for wrong in (None, newest, newest.next(host.size).next(host.size)):
         with pytest.raises(ForeignCluster) as caught:
             await host.check(tail_archive, pool, accept_gap=wrong)
@@ -223,11 +229,8 @@ async def test_an_accepted_gap_is_that_behind_the_newest_stored_segment_and_no_o
 async def test_a_server_whose_newest_objects_the_archive_has_lost_goes_on(
     host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
 ) -> None:
-    host.write(MIB + 1000)
-    await archived(host, tail_archive, pool)
-    host.write(5 * MIB)
+    await with_gap(host, tail_archive, pool)
     last = host.segment.previous(host.size)  # acknowledged, and what was before it as well
-    host.recycle(host.segment)
     await refused(host, tail_archive, pool, "cannot be shown to go on")
     await host.check(tail_archive, pool, lost=last)
 
@@ -235,10 +238,7 @@ async def test_a_server_whose_newest_objects_the_archive_has_lost_goes_on(
 async def test_behind_what_the_archive_has_lost_all_wal_must_be_there(
     host: Host, tail_archive: Archive, pool: ThreadPoolExecutor
 ) -> None:
-    host.write(MIB + 1000)
-    newest = await archived(host, tail_archive, pool)
-    host.write(5 * MIB)
-    host.recycle(host.segment)
+    newest = await with_gap(host, tail_archive, pool)
     earlier = host.segment.previous(host.size).previous(host.size)
     other_timeline = WalSegment(2, earlier.log, earlier.seg + 1)
     for lost in (earlier, newest, other_timeline):

@@ -19,7 +19,6 @@ import structlog
 from walkeeper.agent.state_file import read_state, write_state
 from walkeeper.core.layout import ObjectName, parse_wal_object, wal_object
 from walkeeper.core.wal import WalSegment
-from walkeeper.errors import ObjectNotFound
 from walkeeper.repository.archive import Archive
 
 _NAME: Final = "acknowledged.json"
@@ -88,7 +87,7 @@ class Acknowledged:
         if segment is None:
             return None
         name = wal_object(segment)
-        there = await self._is_there(name)
+        there = await self._archive.holds(name)
         if segment != self.segment:  # a newer one came meanwhile
             return None
         if there:
@@ -98,13 +97,6 @@ class Acknowledged:
             log.error("acknowledged_wal_lost", object=name)
         self.lost = name
         return segment
-
-    async def _is_there(self, name: ObjectName) -> bool:
-        try:
-            await self._archive.storage.head(self._archive.path(name))
-        except ObjectNotFound:
-            return False
-        return True
 
     async def run(self) -> None:
         """Write it down now and then, until cancelled, and then a last time."""

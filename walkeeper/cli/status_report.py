@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from walkeeper.cli.render import Page, age_text, counted, moment_text, size_text, span_text
 from walkeeper.cli.schedule_report import show_schedule
 from walkeeper.services.agent_status import AgentStatus, TailStatus
+from walkeeper.services.folder_memory import LISTED_JUST_NOW
 from walkeeper.services.status_report import DrillRow, RepositoryStatus, StatusReport
-
-_LISTED_JUST_NOW_S: Final = 600.0
 
 
 def show(page: Page, report: StatusReport) -> None:
@@ -146,6 +143,7 @@ def _show_windows(page: Page, report: StatusReport, found: RepositoryStatus) -> 
             page.item("", f"then missing: {', '.join(window.missing)}")
             page.item("", f"stranded behind it: {', '.join(window.stranded)}")
     if report.listed_at is not None and report.looked_at is not None:
-        age_s = (report.looked_at - report.listed_at).total_seconds()
-        if age_s > _LISTED_JUST_NOW_S:
-            page.line(f"  as full folders of WAL were listed, the oldest {age_text(age_s)}")
+        since = report.looked_at - report.listed_at
+        if since > LISTED_JUST_NOW:
+            oldest = age_text(since.total_seconds())
+            page.line(f"  as full folders of WAL were listed, the oldest {oldest}")

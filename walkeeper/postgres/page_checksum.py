@@ -6,6 +6,7 @@ The algorithm is that of src/include/storage/checksum_impl.h: an FNV-1a variant 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,16 @@ class PageRules:
 
     block_size: int
     blocks_per_file: int
+
+    def verifier(self, segment: int, file: int, sleep: Callable[[float], None]) -> PageVerifier:
+        """For this segment of a relation, whose pages are read again from the descriptor."""
+        return PageVerifier(
+            segment,
+            lambda offset, size: os.pread(file, size, offset),
+            block_size=self.block_size,
+            blocks_per_file=self.blocks_per_file,
+            sleep=sleep,
+        )
 
 
 class PageVerifier:

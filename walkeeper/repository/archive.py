@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +20,13 @@ from walkeeper.codec.sealed import SealedObject
 from walkeeper.codec.sealer import Sealer
 from walkeeper.core.layout import ObjectName
 from walkeeper.core.wal import SegmentSize
-from walkeeper.errors import DifferentContent, IntegrityError, KeyUnavailable, ObjectExists
+from walkeeper.errors import (
+    DifferentContent,
+    IntegrityError,
+    KeyUnavailable,
+    ObjectExists,
+    ObjectNotFound,
+)
 from walkeeper.repository.records import ArchiveRecord
 from walkeeper.storage.base import Buffer, ObjectInfo, Storage
 
@@ -56,6 +62,27 @@ class StoredDigest:
     sha256: str
 
 
+async def take_header(
+    opener: Opener,
+    name: ObjectName,
+    chunks: AsyncIterator[bytes],
+    came: Callable[[], None] | None = None,
+) -> tuple[ObjectHeader, memoryview]:
+    """The header of an object whose stored bytes begin, and what of its payload came with it.
+
+    ``came`` is called for each chunk. Raises what `Opener.read_header` raises.
+    """
+    head = b""
+    while True:
+        chunk = await anext(chunks, b"")
+        if came is not None:
+            came()
+        head += chunk
+        header = opener.read_header(name, head, complete=not chunk)
+        if header is not None:
+            return header, memoryview(head)[header.size_bytes :]
+
+
 class Content:
     """The blocks of an object's content, to be iterated once.
 
@@ -88,15 +115,9 @@ class Content:
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
-        head = b""
-        header = None
-        while header is None:
-            chunk = await anext(chunks, b"")
-            head += chunk
-            header = self._opener.read_header(self._name, head, complete=not chunk)
-        self.header = header
-        reader = await loop.run_in_executor(self._pool, self._opener.open, header)
-        block: bytes | memoryview | None = memoryview(head)[header.size_bytes :]
+        self.header, rest = await take_header(self._opener, self._name, chunks)
+        reader = await loop.run_in_executor(self._pool, self._opener.open, self.header)
+        block: bytes | memoryview | None = rest
         while block is not None:
             async for piece in self._pull(reader.feed(block)):
                 yield piece
@@ -164,6 +185,14 @@ class Archive:
             await self._expect_same(sealed)
             return Stored.SAME
         return Stored.CREATED
+
+    async def holds(self, name: ObjectName) -> bool:
+        """Whether there is an object of that name, whatever it is. Raises what storage raises."""
+        try:
+            await self.storage.head(self.path(name))
+        except ObjectNotFound:
+            return False
+        return True
 
     async def _blocks(self, sealed: SealedObject) -> AsyncIterator[Buffer]:
         loop = asyncio.get_running_loop()

@@ -205,11 +205,7 @@ class BackupStore:
         return ListedBackup(backup, summary.facts, None)
 
     async def _is_committed(self, backup: BackupId) -> bool:
-        try:
-            await self.archive.storage.head(self.archive.path(layout.backup_manifest(backup)))
-        except ObjectNotFound:
-            return False
-        return True
+        return await self.archive.holds(layout.backup_manifest(backup))
 
     async def read_summary(self, backup: BackupId) -> BackupSummary:
         """The signed summary of a backup; raises NoSuchBackup or IntegrityError."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from walkeeper.codec.compress import SMALL_STEP_BYTES
-from walkeeper.codec.opener import ObjectHeader
 from walkeeper.codec.reader import ObjectReader
 from walkeeper.core.layout import ObjectName
-from walkeeper.repository.archive import Archive
-from walkeeper.repository.unseal import SLICE_BYTES
+from walkeeper.repository.archive import Archive, take_header
+from walkeeper.repository.unseal import feed_in_slices
 from walkeeper.storage.base import Buffer
 
 Take = Callable[[bytes], None]
@@ -35,7 +34,7 @@ async def pour(
     """
     loop = asyncio.get_running_loop()
     async with archive.storage.read(archive.path(name)) as chunks:
-        header, rest = await _read_header(archive, name, chunks, came)
+        header, rest = await take_header(archive.opener, name, chunks, came)
         reader = await loop.run_in_executor(
             pool, lambda: archive.opener.open(header, step_bytes=SMALL_STEP_BYTES)
         )
@@ -48,28 +47,8 @@ async def pour(
         await loop.run_in_executor(pool, _pass_on, reader.finish(), take)
 
 
-async def _read_header(
-    archive: Archive,
-    name: ObjectName,
-    chunks: AsyncIterator[bytes],
-    came: Callable[[], None] | None,
-) -> tuple[ObjectHeader, Buffer]:
-    """The header of an object, and what of the payload came with it."""
-    head = b""
-    while True:
-        chunk = await anext(chunks, b"")
-        if came is not None:
-            came()
-        head += chunk
-        header = archive.opener.read_header(name, head, complete=not chunk)
-        if header is not None:
-            return header, memoryview(head)[header.size_bytes :]
-
-
 def _feed(reader: ObjectReader, chunk: Buffer, take: Take) -> None:
-    view = memoryview(chunk)
-    for begin in range(0, len(view), SLICE_BYTES):
-        _pass_on(reader.feed(view[begin : begin + SLICE_BYTES]), take)
+    _pass_on(feed_in_slices(reader, chunk), take)
 
 
 def _pass_on(blocks: Iterator[bytes], take: Take) -> None:

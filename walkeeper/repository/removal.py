@@ -71,11 +71,7 @@ class BackupRemoval:
 
     async def is_committed(self, backup: BackupId) -> bool:
         """Whether its manifest is there."""
-        try:
-            await self._archive.storage.head(self._archive.path(layout.backup_manifest(backup)))
-        except ObjectNotFound:
-            return False
-        return True
+        return await self._archive.holds(layout.backup_manifest(backup))
 
     async def remove(self, backup: BackupId) -> int:
         """Delete a backup, or what is left of one: manifest, summary, data, claim, what held it,

@@ -8,11 +8,13 @@ from typing import Final
 
 from walkeeper.codec.compress import SMALL_STEP_BYTES
 from walkeeper.codec.opener import Opener
+from walkeeper.codec.reader import ObjectReader
 from walkeeper.core.layout import ObjectName
 from walkeeper.errors import IntegrityError
 from walkeeper.repository.archive import StoredDigest
+from walkeeper.storage.base import Buffer
 
-SLICE_BYTES: Final = 32 << 10
+_SLICE_BYTES: Final = 32 << 10
 """What is decrypted at once: with a chunk held back it stays below malloc's threshold as well."""
 
 
@@ -29,7 +31,7 @@ def unseal(
     reader = None
     head = b""
     for chunk in _digested(name, chunks, expected):
-        rest = memoryview(chunk)
+        rest: Buffer = chunk
         if reader is None:
             head += chunk
             header = opener.read_header(name, head)
@@ -37,11 +39,17 @@ def unseal(
                 continue
             reader = opener.open(header, step_bytes=SMALL_STEP_BYTES)
             rest = memoryview(head)[header.size_bytes :]
-        for begin in range(0, len(rest), SLICE_BYTES):
-            yield from reader.feed(rest[begin : begin + SLICE_BYTES])
+        yield from feed_in_slices(reader, rest)
     if reader is None:
         raise IntegrityError(f"{name}: the age header is cut")
     yield from reader.finish()
+
+
+def feed_in_slices(reader: ObjectReader, chunk: Buffer) -> Iterator[bytes]:
+    """The blocks that a chunk of stored bytes makes readable, little by little."""
+    view = memoryview(chunk)
+    for begin in range(0, len(view), _SLICE_BYTES):
+        yield from reader.feed(view[begin : begin + _SLICE_BYTES])
 
 
 def _digested(name: ObjectName, chunks: Iterable[bytes], expected: StoredDigest) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from walkeeper.errors import BackupError
 from walkeeper.postgres.data_dir import DataEntry, EntryKind
 from walkeeper.postgres.exclusions import find_checksummed_segment
 from walkeeper.postgres.page_checksum import PageRules, PageVerifier
-from walkeeper.services.backup_small import SMALL_BYTES, SmallFiles
+from walkeeper.services.backup_small import SMALL_BYTES, SmallFiles, open_source
 from walkeeper.services.tar_header import directory_header, file_header, padding
 
 Block = bytes | bytearray | memoryview
@@ -125,15 +125,9 @@ class TarReader:
         )
 
     def _file(self, entry: DataEntry) -> Iterator[Block]:
-        try:
-            file = os.open(entry.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return  # dropped meanwhile; replay drops it again
-        except OSError as error:
-            raise BackupError(
-                f"{entry.source} cannot be read: {error.strerror}",
-                hint="backups need a user who may read the whole data directory",
-            ) from error
+        file = open_source(entry.source)
+        if file is None:
+            return
         try:
             # The size of this moment is the size in the archive, whatever happens to the file now.
             facts = os.fstat(file)
@@ -179,15 +173,7 @@ class TarReader:
         if self._pages is None:
             return None
         segment = find_checksummed_segment(entry.path)
-        if segment is None:
-            return None
-        return PageVerifier(
-            segment,
-            lambda offset, size: os.pread(file, size, offset),
-            block_size=self._pages.block_size,
-            blocks_per_file=self._pages.blocks_per_file,
-            sleep=self._sleep,
-        )
+        return None if segment is None else self._pages.verifier(segment, file, self._sleep)
 
 
 def _read_blocks(file: int, size: int, buffer: memoryview) -> Iterator[memoryview]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from walkeeper.errors import BackupError
 from walkeeper.postgres.data_dir import DataEntry
 from walkeeper.postgres.exclusions import find_checksummed_segment
-from walkeeper.postgres.page_checksum import PageRules, PageVerifier, find_bad_pages
+from walkeeper.postgres.page_checksum import PageRules, find_bad_pages
 
 SMALL_BYTES: Final = 64 << 10
 """The largest file that is small."""
@@ -41,6 +42,20 @@ class _Read:
     begin: int
     got: int
     segment: int | None
+
+
+def open_source(source: Path) -> int | None:
+    """A descriptor of a file of the cluster; None where it was dropped meanwhile: replay drops it
+    again. Raises BackupError."""
+    try:
+        return os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BackupError(
+            f"{source} cannot be read: {error.strerror}",
+            hint="backups need a user who may read the whole data directory",
+        ) from error
 
 
 class SmallFiles:
@@ -109,21 +124,11 @@ class SmallFiles:
         assert self._pages is not None
         assert one.segment is not None
         source = one.entry.source
+        file = open_source(source)
+        if file is None:
+            return []
         try:
-            file = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return []  # dropped meanwhile; replay drops it again
-        except OSError as error:
-            raise BackupError(f"{source} cannot be read: {error.strerror}") from error
-        try:
-            verifier = PageVerifier(
-                one.segment,
-                lambda offset, size: os.pread(file, size, offset),
-                block_size=self._pages.block_size,
-                blocks_per_file=self._pages.blocks_per_file,
-                sleep=self._sleep,
-            )
-            return verifier.feed(0, content)
+            return self._pages.verifier(one.segment, file, self._sleep).feed(0, content)
         except OSError as error:
             raise BackupError(f"{source} cannot be read: {error.strerror}") from error
         finally:

@@ -21,7 +21,7 @@ from walkeeper.core.wal import SegmentSize
 from walkeeper.services.wal_listing import TimelineListing
 
 _BELIEVED: Final = timedelta(days=1)
-_LISTED_JUST_NOW: Final = timedelta(minutes=10)
+LISTED_JUST_NOW: Final = timedelta(minutes=10)
 AGAIN_NOW_AND_THEN: Final = 64
 """Folders that are listed again in each look of whoever asks for the status now and then."""
 AGAIN_EACH_LOOK: Final = 16
@@ -93,7 +93,7 @@ class FolderMemory:
             for name in wanted
             if name in inner and (at := self._at(name)) is not None and self._is_believed(at)
         )
-        again = {name for at, name in aged[: self._again] if self._now - at > _LISTED_JUST_NOW}
+        again = {name for at, name in aged[: self._again] if self._now - at > LISTED_JUST_NOW}
         found = [(at, name) for at, name in aged if name not in again]
         if found:
             self._oldest = min(self._oldest, found[0][0])

@@ -22,7 +22,7 @@ from walkeeper.codec import signed_json
 from walkeeper.core.backup_id import BackupId
 from walkeeper.core.layout import ObjectName
 from walkeeper.core.layout_holds import HOLDER_BYTES, LeaseName, expiring_mark, lease_object
-from walkeeper.errors import KeyUnavailable, ObjectExists, ObjectNotFound, StorageError
+from walkeeper.errors import KeyUnavailable, ObjectExists, StorageError
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.holds import LeaseRecord
 
@@ -112,11 +112,7 @@ class Lease:
             return msgspec.json.encode({"body": record, "signature": ""})
 
     async def _is_marked(self) -> bool:
-        try:
-            await self.archive.storage.head(self.archive.path(expiring_mark(self.backup)))
-        except ObjectNotFound:
-            return False
-        return True
+        return await self.archive.holds(expiring_mark(self.backup))
 
     async def _take_back(self, names: list[ObjectName]) -> None:
         for name in names:

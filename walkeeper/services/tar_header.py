@@ -30,12 +30,12 @@ def file_header(path: str, mode: int, mtime_ns: int, owner: tuple[int, int], siz
         return _encoded(info)
     header, total = _template(mode, owner)
     header = header.copy()
-    name, size_field, mtime_field = path.encode("ascii"), b"%011o" % size, b"%011o" % seconds
+    name, size_field, mtime_field = path.encode("ascii"), b"%011o\0" % size, b"%011o\0" % seconds
     total += sum(name) + sum(size_field) + sum(mtime_field)
     header[: len(name)] = name
-    header[124:135] = size_field
-    header[136:147] = mtime_field
-    header[148:155] = b"%06o\0" % total
+    header[_SIZE] = size_field
+    header[_MTIME] = mtime_field
+    header[_CHECKSUM] = b"%06o\0 " % total
     return bytes(header)
 
 
@@ -61,11 +61,8 @@ def _template(mode: int, owner: tuple[int, int]) -> tuple[bytearray, int]:
     header = bytearray(_encoded(_info("", mode, owner)))
     for field in (_NAME, _SIZE, _MTIME):
         header[field] = bytes(field.stop - field.start)
-    end = header[155:156]
     header[_CHECKSUM] = b" " * 8
-    total = sum(header)
-    header[155:156] = end
-    return header, total
+    return header, sum(header)
 
 
 def _info(path: str, mode: int, owner: tuple[int, int]) -> tarfile.TarInfo:

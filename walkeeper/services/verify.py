@@ -170,12 +170,10 @@ class Verifier:
         kept = []
         for facts in found.facts:
             name = layout.backup_manifest(facts.backup)
-            try:
-                await self._archive.storage.head(self._archive.path(name))
-            except ObjectNotFound:
-                if not any(one.object == name for one in self._book.problems):
-                    self._book.note(f"backup {facts.id} was deleted since it was listed")
-                    continue
+            is_known = any(one.object == name for one in self._book.problems)
+            if not await self._archive.holds(name) and not is_known:
+                self._book.note(f"backup {facts.id} was deleted since it was listed")
+                continue
             kept.append(facts)
         went = len(kept) < len(found.facts)
         found.facts[:] = kept

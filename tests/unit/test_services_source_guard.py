@@ -13,12 +13,8 @@ from walkeeper.core.wal import SegmentSize
 from walkeeper.errors import ForeignCluster, PostgresError
 from walkeeper.postgres.facts import ServerFacts
 from walkeeper.repository.records import FORMAT_VERSION, SOURCE_POSTGRESQL, ArchiveRecord
-from walkeeper.services.source_guard import (
-    Verified,
-    _find_change,
-    _with_local_start,
-    require_source,
-)
+from walkeeper.services.source_guard import Verified, _find_change, _with_local_start
+from walkeeper.services.source_rules import require_source
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FACTS = ServerFacts(

@@ -48,7 +48,7 @@ from walkeeper.services.backup_last import StoppedBackup, collect_last_files, fi
 from walkeeper.services.backup_report import BackupProgress, DamagedFile
 from walkeeper.services.backup_source import FileSpool
 from walkeeper.services.lineage import check_server
-from walkeeper.services.source_guard import require_attached, require_source
+from walkeeper.services.source_rules import require_attached, require_source
 from walkeeper.services.wal_wait import wait_for_wal
 from walkeeper.storage.base import ObjectInfo
 

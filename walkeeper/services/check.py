@@ -30,7 +30,7 @@ from walkeeper.repository.archive import Archive
 from walkeeper.repository.identity import probe_archive
 from walkeeper.services.agent_status import AgentStatus
 from walkeeper.services.checklist import Remark
-from walkeeper.services.source_guard import require_source
+from walkeeper.services.source_rules import require_source
 
 _POLL_S: Final = 0.25
 _HEADER_BYTES: Final = 8192

@@ -36,7 +36,7 @@ from walkeeper.services.restore_write import (
     sync_directory,
     write_file,
 )
-from walkeeper.services.source_guard import DETACHED_FILE
+from walkeeper.services.source_rules import DETACHED_FILE
 
 AUTO_CONF: Final = "postgresql.auto.conf"
 MAIN_CONF: Final = "postgresql.conf"

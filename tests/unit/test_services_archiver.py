@@ -145,6 +145,17 @@ async def test_another_file_of_the_same_name_is_sent_again(
     assert store.durable == [str(SEGMENTS[0])] * 2
 
 
+async def test_a_file_that_was_replaced_after_it_was_sent_is_sent_again_ahead_of_its_hook(
+    pg_wal: PgWal, store: Store, pool: ThreadPoolExecutor
+) -> None:
+    pg_wal.ready(SEGMENTS[0])
+    async with running(pg_wal, store, pool) as archiver:
+        await eventually(lambda: archiver.statistics.archived == 1)
+        (pg_wal.path / str(SEGMENTS[0])).unlink()
+        pg_wal.ready(SEGMENTS[0], SEGMENTS[1], content=b"something else")
+        await eventually(lambda: store.durable.count(str(SEGMENTS[0])) == 2, 60)
+
+
 async def test_a_hook_is_answered_only_when_the_store_has_confirmed(
     pg_wal: PgWal, store: Store, pool: ThreadPoolExecutor
 ) -> None:

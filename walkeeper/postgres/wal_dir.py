@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -89,6 +90,11 @@ class WalDirectory:
     async def find_identity(self, file: WalFile) -> FileIdentity | None:
         """The identity of one file, None when there is no such file (now)."""
         return await self._run(_find_identity, self._path / str(file))
+
+    async def find_identities(self, files: Iterable[WalFile]) -> dict[WalFile, FileIdentity]:
+        """The identities of those of the files that are there (now)."""
+        wanted = list(files)
+        return await self._run(partial(_find_identities, wanted), self._path) if wanted else {}
 
     async def watch(
         self, *, poll_interval_s: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -190,6 +196,11 @@ def _find_identity(path: Path) -> FileIdentity | None:
     except OSError as error:
         raise _unreadable(path, error) from error
     return FileIdentity(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+def _find_identities(files: list[WalFile], path: Path) -> dict[WalFile, FileIdentity]:
+    found = ((file, _find_identity(path / str(file))) for file in files)
+    return {file: identity for file, identity in found if identity is not None}
 
 
 def _unreadable(path: Path, error: OSError) -> PostgresError:

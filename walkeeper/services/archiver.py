@@ -228,11 +228,17 @@ class Archiver:
             self._strange = scan.strange
             log.warning("archive_status_strange", names=list(scan.strange[:10]))
         self._ready = scan.ready
-        self._expected -= await self._find_gone(self._expected)
+        expected = self._expected
+        sent = [wal for wal in (*scan.history, *scan.ready) if str(wal) in self._durable]
+        found = await self._wal_dir.find_identities([*expected, *sent])
+        self._expected -= expected - found.keys()  # more may be expected meanwhile
         # A history file that a standby received by streaming is .done and was never archived.
         files = (*scan.history, *sorted(self._expected, key=str), *scan.ready)
         self._files = list(dict.fromkeys(files))
         self._forget({str(wal) for wal in self._files})
+        for wal, identity in found.items():  # another file than the one that was sent is sent too
+            if self._durable.get(str(wal), identity) != identity:
+                del self._durable[str(wal)]
         self._looked_at = self._now()
         self._pause_s = min(_LOOK_SHARE * (self._looked_at - began), _LONGEST_PAUSE_S)
 
@@ -240,16 +246,15 @@ class Archiver:
         self._alarm = None
         self._wake.set()
 
-    async def _find_gone(self, files: frozenset[WalFile]) -> set[WalFile]:
-        return {wal for wal in files if await self._wal_dir.find_identity(wal) is None}
-
     async def _settled(self, wal: WalFile) -> bool:
-        """Whether a ready file is durable; starts it where it is not."""
+        """Whether a ready file is durable, or gone; starts it where it is not."""
         name = str(wal)
+        if name in self._durable:
+            return True
         if name in self._jobs or self._resting(name):
             return False
         identity = await self._wal_dir.find_identity(wal)
-        if identity is None or self._durable.get(name) == identity:
+        if identity is None:
             return True
         if name not in self._jobs and not self._draining:  # a hook may have come meanwhile
             self._start(wal, identity)

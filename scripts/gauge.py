@@ -150,11 +150,24 @@ def find_child(data_dir: Path, kind: str) -> int | None:
     return None
 
 
-def read_memory(pid: int) -> tuple[int, int]:
-    """Bytes of a process that are resident now, and that were at most (VmRSS, VmHWM)."""
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Bytes of a process that are in memory now, at most so far, and now of its own.
+
+    The rest of what it has now are pages of programs and libraries as they lie in their files,
+    which it shares with whoever runs them, and which the system takes back when it needs them.
+    """
+
+    now: int
+    peak: int
+    own: int
+
+
+def read_memory(pid: int) -> Resident:
+    """See proc(5): VmRSS, VmHWM and RssAnon."""
     found = {}
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         key, _, value = line.partition(":")
-        if key in {"VmRSS", "VmHWM"}:
+        if key in {"VmRSS", "VmHWM", "RssAnon"}:
             found[key] = int(value.split()[0]) * 1024
-    return found["VmRSS"], found["VmHWM"]
+    return Resident(found["VmRSS"], found["VmHWM"], found["RssAnon"])

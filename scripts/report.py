@@ -45,7 +45,7 @@ SHOWN = {
         "late_s",
         "end_s",
     ),
-    "memory": ("idle_mib", "busy_mib", "after_mib"),
+    "memory": ("idle_mib", "idle_own_mib", "busy_mib", "after_mib"),
     "growth": (
         *("push_mib_per_s", "first_status_s", "status_s", "backups_s"),
         *("plan_s", "plan_of_oldest_s"),

@@ -40,13 +40,18 @@ def run_memory(bench: Bench, dataset: Dataset, store_name: str) -> None:
         set_archive_command(place, dataset.data_dir, command)
         warm_up(place, dataset.data_dir, bench.give_up_s)
         time.sleep(CALM_S)
-        idle, _ = read_memory(walkeeper.agent_pid)
+        idle = read_memory(walkeeper.agent_pid)
         offer(dataset.data_dir, dataset.segments)
         if wait_archived(dataset.data_dir, bench.give_up_s) is None:
             raise ScriptError(f"the backlog was not archived in {bench.give_up_s:.0f} s")
         time.sleep(CALM_S)
-        after, peak = read_memory(walkeeper.agent_pid)
+        after = read_memory(walkeeper.agent_pid)
         walkeeper.stop()
         stop_server(dataset.place, dataset.data_dir)
-    figures = {"idle_mib": idle / MIB, "busy_mib": peak / MIB, "after_mib": after / MIB}
+    figures = {
+        "idle_mib": idle.now / MIB,
+        "idle_own_mib": idle.own / MIB,
+        "busy_mib": after.peak / MIB,
+        "after_mib": after.now / MIB,
+    }
     bench.note(Case("memory", f"{dataset.wal}, {UPLOADS} uploads", store_name), US, figures)

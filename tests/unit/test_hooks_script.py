@@ -131,6 +131,7 @@ async def test_the_exit_codes_hold_when(
 ) -> None:
     BREAKAGES[breakage](installed)
     environ = {"WALKEEPER_SOCKET": "/nowhere", "XDG_RUNTIME_DIR": "/nowhere"}
+    environ |= {"status": "0", "code": "0", "rest": "--help", "shut": "x"}  # means nothing here
     ended = await call(installed, *leading, *hook_calls("wal-push"), cwd=data_directory, **environ)
     assert ended.code == 1
     ended = await call(installed, *leading, *hook_calls("wal-fetch"), cwd=data_directory, **environ)

@@ -8,6 +8,7 @@
 code=1
 hook=
 value=
+status=
 for argument; do
     if [ -n "$value" ]; then # of the option before it
         value=
@@ -119,7 +120,7 @@ for site in "$bin"/../lib/python3*/site-packages "$bin"/../lib/python3*/dist-pac
         break
     fi
 done
-if [ -z "${status-}" ]; then # an editable installation, or packages elsewhere
+if [ -z "$status" ]; then # an editable installation, or packages elsewhere
     "$python" -I -c "import sys; $run" "$@"
     status=$?
 fi

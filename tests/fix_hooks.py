@@ -18,6 +18,8 @@ import walkeeper
 from walkeeper.agent.control import ControlServer
 
 PACKAGE_ROOT = Path(walkeeper.__file__).parent.parent
+SCRIPT = PACKAGE_ROOT / "walkeeper" / "hooks" / "walkeeper.sh"
+SITE = f"lib/python3.{sys.version_info.minor}/site-packages"
 CLIENT = (
     "import sys; sys.path.append(sys.argv.pop(1));"
     "from walkeeper.hooks.client import main; main(sys.argv[1:])"
@@ -49,6 +51,32 @@ def data_directory(short_dir: Path) -> Path:
     wal.mkdir(parents=True)
     (wal / "000000010000000000000001").write_bytes(b"w" * 1000)
     return wal.parent
+
+
+@pytest.fixture
+def installed(short_dir: Path) -> Path:
+    """The script in an environment as pip makes it; gives its path."""
+    home = short_dir / "env with a space"
+    (home / "bin").mkdir(parents=True)
+    (home / SITE).mkdir(parents=True)
+    (home / SITE / "walkeeper").symlink_to(PACKAGE_ROOT / "walkeeper")
+    (home / "bin" / "python").symlink_to(sys.executable)
+    return Path(shutil.copy(SCRIPT, home / "bin" / "walkeeper"))
+
+
+@pytest.fixture
+def shell_only(short_dir: Path) -> Path:
+    """The script where no Python has the package: what it is told comes through a door."""
+    script = short_dir / "bin" / "walkeeper"
+    script.parent.mkdir()
+    return Path(shutil.copy(SCRIPT, script))
+
+
+async def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Return once it holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 async def run_process(

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import pytest
 
 from tests.fix_archive import TestKeys, make_archive
 from tests.fix_fetch import content_of, put_object, segment
-from tests.fix_hooks import PACKAGE_ROOT, Ended, run_process
+from tests.fix_hooks import Ended, run_process, wait_for
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.fetch_door import DOOR, FetchDoor
 from walkeeper.agent.hook_requests import FileIdentity
@@ -87,18 +87,16 @@ class Recovery:
         return pid
 
 
-async def wait_for(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 @pytest.fixture
 async def recovery(
-    short_dir: Path, pool: ThreadPoolExecutor, keys: TestKeys, walkeeper_bin: Path
+    short_dir: Path,
+    pool: ThreadPoolExecutor,
+    keys: TestKeys,
+    walkeeper_bin: Path,
+    shell_only: Path,
 ) -> AsyncIterator[Recovery]:
     root, state, runtime = short_dir / "repository", short_dir / "state", short_dir / "run"
-    for directory in (root, state, runtime, short_dir / "bin", short_dir / "data" / "pg_wal"):
+    for directory in (root, state, runtime, short_dir / "data" / "pg_wal"):
         directory.mkdir(parents=True, mode=0o700)
     (short_dir / "data" / "recovery.signal").touch()
     archive = await make_archive(FilesystemStorage(root, pool), keys, pool)
@@ -114,9 +112,6 @@ async def recovery(
         f'[[repository]]\nurl = "file://{root}"\n[encryption]\nidentity_file = "{identity}"\n'
         f'[agent]\nstate_dir = "{state}"\n'
     )
-    # The same script where no Python has the package: what it fetches comes through the door.
-    shell_only = short_dir / "bin" / "walkeeper"
-    shutil.copy(PACKAGE_ROOT / "walkeeper" / "hooks" / "walkeeper.sh", shell_only)
     recovery = Recovery(
         short_dir / "data", config, archive.folder, walkeeper_bin, shell_only, runtime
     )

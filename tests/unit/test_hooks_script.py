@@ -9,23 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_hooks import PACKAGE_ROOT, Ended, run_process, serving
+from tests.fix_hooks import PACKAGE_ROOT, SCRIPT, SITE, Ended, run_process, serving
 from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
-
-SCRIPT = PACKAGE_ROOT / "walkeeper" / "hooks" / "walkeeper.sh"
-SITE = f"lib/python3.{sys.version_info.minor}/site-packages"
-
-
-@pytest.fixture
-def installed(short_dir: Path) -> Path:
-    """The script in an environment as pip makes it; gives its path."""
-    home = short_dir / "env with a space"
-    (home / "bin").mkdir(parents=True)
-    (home / SITE).mkdir(parents=True)
-    (home / SITE / "walkeeper").symlink_to(PACKAGE_ROOT / "walkeeper")
-    (home / "bin" / "python").symlink_to(sys.executable)
-    return Path(shutil.copy(SCRIPT, home / "bin" / "walkeeper"))
 
 
 def hook_calls(command: str) -> list[str]:

@@ -17,6 +17,7 @@ from walkeeper.agent.cluster import ClusterService
 from walkeeper.agent.compose import Workshop, open_workshop
 from walkeeper.agent.control import ControlServer
 from walkeeper.agent.handlers import Handlers
+from walkeeper.agent.push_door import PushDoor
 from walkeeper.agent.starting import Start
 from walkeeper.agent.systemd import SystemdNotifier
 from walkeeper.config import Config
@@ -99,6 +100,7 @@ class Agent:
         control = ControlServer(config.agent.socket)
         handlers.register(control)
         control.bind()
+        door = PushDoor(config.agent.socket, handlers.push, shop.pool)
         async with asyncio.TaskGroup() as group:
             archiving = group.create_task(cluster.run())
             background = [
@@ -107,6 +109,7 @@ class Agent:
                 group.create_task(self._reload_on_hangup()),
             ]
             serving = group.create_task(control.serve())
+            answering = group.create_task(door.serve())
             watching = group.create_task(handlers.watching.run())
             self._notifier.ready(f"archiving to {shop.storage.url}")
             log.info("agent_ready", socket=str(config.agent.socket), archive=archive.folder)
@@ -114,10 +117,11 @@ class Agent:
             self._notifier.stopping("draining")
             log.info("agent_draining")
             control.stop()
+            door.stop()
             handlers.watching.stop()
             cluster.drain()
-            await self._drained({serving, archiving, watching})
-            for task in (serving, archiving, watching, *background):
+            await self._drained({serving, answering, archiving, watching})
+            for task in (serving, answering, archiving, watching, *background):
                 task.cancel()
 
     async def _drained(self, pending: set[asyncio.Task[None]]) -> None:

@@ -30,6 +30,7 @@ import structlog
 
 from walkeeper.agent.control import Handler
 from walkeeper.agent.control_request import Request
+from walkeeper.agent.door import open_questions, remove
 from walkeeper.agent.hook_requests import FileIdentity
 from walkeeper.errors import UsageError, WalkeeperError
 from walkeeper.hooks import client, fetch, private_service, wire
@@ -38,9 +39,6 @@ from walkeeper.hooks.options import Options, encoded
 
 DOOR: Final = ".walkeeper.door"
 """In the directory of %p. PostgreSQL knows its files there by their names and lets it be."""
-
-_LIMIT: Final = 4096
-"""PIPE_BUF, pipe(7): up to here a line is written at once."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -81,7 +79,6 @@ class FetchDoor:
         self._answers = Path(f"{socket}.answer")
         self._text = f"{self._questions}\n{self._answers}\n"
         self._leads: set[Path] = set()
-        self._asked = asyncio.Event()
         self._noted = noted
 
     async def lead(self, directory: Path, parent: FileIdentity) -> None:
@@ -100,41 +97,30 @@ class FetchDoor:
 
     async def serve(self) -> None:
         """Answer until cancelled."""
-        loop = asyncio.get_running_loop()
-        questions = answers = -1
+        answers = -1
         try:
-            _remove(self._questions)
-            os.mkfifo(self._questions, 0o600)
-            questions = os.open(self._questions, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            answers = self._renew()
-            loop.add_reader(questions, self._asked.set)
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    await self._asked.wait()
-                    self._asked.clear()
-                    with contextlib.suppress(BlockingIOError):
-                        line = os.read(questions, _LIMIT)
+            with open_questions(self._questions) as questions:
+                answers = self._renew()
+                async with asyncio.TaskGroup() as group:
+                    while line := await questions.read():
                         old, answers = answers, self._renew()
                         self._noted()
                         group.create_task(self._answer(line, old))
         except OSError as error:
             _log.info("no_fetch_door", reason=error.strerror)
         finally:
-            for descriptor in (questions, answers):
-                if descriptor >= 0:
-                    loop.remove_reader(descriptor)
-                    os.close(descriptor)
+            if answers >= 0:
+                os.close(answers)
             for door in self._leads:
                 with contextlib.suppress(OSError):
                     if door.read_text() == self._text:  # not that of another service
                         door.unlink()
-            for path in (self._questions, self._answers):
-                _remove(path)
+            remove(self._answers)
 
     def _renew(self) -> int:
         """A new FIFO for the next answer, whose name is the old one's."""
         new = Path(f"{self._answers}.new")
-        _remove(new)
+        remove(new)
         os.mkfifo(new, 0o600)
         descriptor = os.open(new, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         new.rename(self._answers)
@@ -211,15 +197,10 @@ def _write_door(door: Path, parent: FileIdentity, text: str) -> None:
     if FileIdentity(status.st_dev, status.st_ino) != parent:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     new = door.with_name(f"{DOOR}.new")
-    _remove(new)
+    remove(new)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
     new.rename(door)
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()

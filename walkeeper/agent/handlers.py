@@ -93,7 +93,7 @@ class Handlers:
 
     def register(self, control: ControlServer) -> None:
         """Give the socket its commands."""
-        control.register("wal-push", self._push, deadline_s=_PUSH_DEADLINE_S)
+        control.register("wal-push", self.push, deadline_s=_PUSH_DEADLINE_S)
         control.register("wal-fetch", self._fetch, deadline_s=None)
         control.register("backup", self._backup, deadline_s=None)
         control.register("status", self._status, deadline_s=_STATUS_DEADLINE_S)
@@ -104,12 +104,13 @@ class Handlers:
             group.create_task(self._fetcher.run())
             group.create_task(self._scheduler.run())
 
-    def _told(self) -> tuple[SinkStatus, ...]:
-        return () if self._alerting is None else self._alerting.statuses()
-
-    async def _push(self, request: Request) -> Reply:
+    async def push(self, request: Request) -> Reply:
+        """Answer a ``wal-push``, which need not have come over the socket."""
         if self._cluster.push is None:
             await self._cluster.guard.require(wait_s=_GUARD_WAIT_S)
         if self._cluster.push is None:
             raise PostgresUnavailable("the agent is starting", hint="PostgreSQL asks again")
         return await self._cluster.push(request)
+
+    def _told(self) -> tuple[SinkStatus, ...]:
+        return () if self._alerting is None else self._alerting.statuses()

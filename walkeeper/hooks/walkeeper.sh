@@ -8,6 +8,8 @@
 code=1
 hook=
 value=
+rest=
+shut=
 status=
 for argument; do
     if [ -n "$value" ]; then # of the option before it
@@ -31,7 +33,7 @@ esac
 
 # A service that fetches ahead answers a shell sooner than Python starts: agent/fetch_door.py has the
 # protocol. Nothing is believed here but a file that lies there whole; for all else the client asks.
-ask_at_door() {
+fetch_at_door() {
     for path; do :; done # the last one, %p
     case $path in
     -* | *"$newline"*) return 1 ;;
@@ -65,14 +67,55 @@ ask_at_door() {
     return 1
 }
 
+# An agent answers a shell sooner than Python starts: agent/push_door.py has the protocol. Nothing is
+# believed here but "ok" in the file that only this shell and the agent know; for all else the client
+# asks. Nothing waits for the agent here, only for a sleep, which the agent cuts short.
+push_at_door() {
+    [ "$1" = wal-push ] || return 1
+    case $#,$2 in
+    2,*) socket=${WALKEEPER_SOCKET:-/run/walkeeper/agent.sock} path=$2 ;;
+    3,--socket=*) socket=${2#*=} path=$3 ;;
+    4,--socket) socket=$3 path=$4 ;;
+    *) return 1 ;;
+    esac
+    door=$socket.push
+    answer=$door.$$
+    case $path in
+    -* | *"$newline"*) return 1 ;;
+    ?*/*) directory=${path%/*} ;;
+    *) return 1 ;;
+    esac
+    [ "$door" -ef "$door.agent" ] && [ -O "$door" ] && [ -f "$path" ] || return 1
+    [ ${#path} -lt 1000 ] || return 1 # in bytes: a write to a FIFO is whole up to 4096
+    umask 077
+    set -C
+    true 2>/dev/null >"$answer" || return 1
+    set +C
+    # Opened for both, a FIFO never lets wait. A client that still has to ask gets what time is left.
+    if { command exec 4<"$answer" 5<>"$door" 6<"$path" 7<"$directory"; } 2>/dev/null; then
+        PATH=${PATH-}:/usr/bin:/bin sleep 2 >/dev/null 2>&1 5>&- &
+        question=$$$tab$!$tab$path
+        rest=--timeout=10
+        printf '%s\n' "$question" >&5
+        wait $! 2>/dev/null && shut=$door.agent # it was not cut short
+        read -r said <&4 && [ "$said" = "$question ok" ] && return 0
+    fi
+    exec 4<&- 5>&- 6<&- 7<&-
+    if [ -n "$shut" ] || [ -e "$answer" ]; then
+        PATH=${PATH-}:/usr/bin:/bin rm -f "$answer" ${shut:+"$shut"}
+    fi
+    return 1
+}
+
 tab='	'
 newline='
 '
-if [ "$hook" = wal-fetch ] && ask_at_door "$@"; then
-    code=0
-    exit
-fi
+case $hook in
+wal-push) push_at_door "$@" && code=0 && exit ;;
+wal-fetch) fetch_at_door "$@" && code=0 && exit ;;
+esac
 set +C
+[ -z "${rest-}" ] || set -- "$rest" "$@"
 
 # Where this file really is: links such as /usr/local/bin/walkeeper lead to it.
 self=$0

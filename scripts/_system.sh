@@ -67,7 +67,7 @@ install_test_tools() {
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         has_postgres || install_postgres
         missing=
-        for tool in age zstd openssl npm chromium radosgw ceph-mon ceph-osd; do
+        for tool in age zstd openssl busybox npm chromium radosgw ceph-mon ceph-osd; do
             command -v "$tool" >/dev/null || missing="$missing $tool"
         done
         # shellcheck disable=SC2086 # a list of words
@@ -80,7 +80,7 @@ install_test_tools() {
         apt_unpack "$ENV/debian" "$tool" && ln -sf ../debian/usr/bin/"$tool" "$ENV/bin/$tool" ||
             echo "missing for the tests: $tool" >&2
     done
-    for tool in openssl npm chromium radosgw ceph-mon ceph-osd; do
+    for tool in openssl busybox npm chromium radosgw ceph-mon ceph-osd; do
         command -v "$tool" >/dev/null || echo "missing for the tests (needs root): $tool" >&2
     done
 }

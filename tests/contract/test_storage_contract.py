@@ -11,7 +11,7 @@ import pytest
 
 from tests.fix_storage import Store
 from walkeeper.errors import DifferentContent, ObjectExists, ObjectNotFound
-from walkeeper.storage.base import READ_CHUNK_BYTES, Storage
+from walkeeper.storage.base import READ_CHUNK_BYTES, ObjectInfo, Storage
 
 MIB = 1024 * 1024
 
@@ -31,6 +31,11 @@ async def read(storage: Storage, name: str, offset: int = 0, length: int | None 
 
 async def names(storage: Storage, prefix: str = "", after: str = "") -> list[str]:
     return [info.name async for info in storage.list_objects(prefix, after=after)]
+
+
+async def page_names(storage: Storage, prefix: str, after: str) -> list[str]:
+    pages = storage.list_pages(prefix, after=after, names_only=True)
+    return [name async for page in pages for name in page.names]
 
 
 async def stream(*chunks: bytes | bytearray | memoryview) -> AsyncIterator[bytes]:
@@ -301,6 +306,39 @@ async def test_a_long_listing_is_complete(store: Store) -> None:
     middle = sorted(everything)[700]
     assert await names(store.storage, "wal/", middle) == sorted(everything)[701:]
     assert await store.storage.folders("wal/") == [f"wal/{number}/" for number in range(7)]
+
+
+async def test_pages_say_what_a_listing_of_single_objects_says(store: Store) -> None:
+    everything = ["a.b", *(f"a/b/{number:03}" for number in range(40)), "a/b.c", "a/c/d/e", "a0"]
+    for name in everything:
+        await store.storage.put(name, name.encode())
+    for prefix, after in (("", ""), ("a/", ""), ("a/b/", "a/b/017"), ("a/b/01", ""), ("b/", "")):
+        listed = [info async for info in store.storage.list_objects(prefix, after=after)]
+        pages = [page async for page in store.storage.list_pages(prefix, after=after)]
+        assert all(page.names for page in pages)
+        assert [info for page in pages for info in page.infos()] == listed
+        assert await page_names(store.storage, prefix, after) == [info.name for info in listed]
+    assert listed == []
+
+
+async def test_a_page_falls_into_the_parts_of_its_folders(store: Store) -> None:
+    everything = [f"wal/{folder}/{number}" for folder in "abc" for number in range(5)]
+    strays = ["before", "wal/a!", "wal/b/3/y", "wal/behind"]
+    for name in [*everything[:8], *everything[9:], *strays]:
+        await store.storage.put(name, name.encode())
+    found: dict[str, list[ObjectInfo]] = {}
+    async for page in store.storage.list_pages(""):
+        for folder, part in page.by_folder():
+            found.setdefault(folder, []).extend(part.infos())
+    assert {folder: [one.name for one in infos] for folder, infos in found.items()} == {
+        "": ["before"],
+        "wal/": ["wal/a!", "wal/behind"],
+        "wal/a/": everything[:5],
+        "wal/b/": [*everything[5:8], everything[9]],
+        "wal/b/3/": ["wal/b/3/y"],
+        "wal/c/": everything[10:],
+    }
+    assert all(one.size_bytes == len(one.name) for infos in found.values() for one in infos)
 
 
 async def test_whoever_lists_may_use_the_store_meanwhile(store: Store) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.fix_archive import ONE_MIB, TestKeys, make_archive
 from tests.fix_fetch import put_object
@@ -16,15 +20,17 @@ from walkeeper.core.layout import CutOffSegment, StoredWal, wal_object
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.segment_set import SegmentRange, SegmentSet
 from walkeeper.core.timeline import Leg, TimelineHistory, TimelineSwitch
-from walkeeper.core.wal import TimelineHistoryFile, WalSegment
+from walkeeper.core.wal import BackupHistoryFile, SegmentSize, TimelineHistoryFile, WalSegment
 from walkeeper.errors import StorageUnavailable
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore
-from walkeeper.services.archive_listing import ArchiveListing
+from walkeeper.services.archive_listing import ArchiveListing, share_out
 from walkeeper.services.wal_listing import TimelineListing, WalListing
-from walkeeper.storage.base import ObjectInfo
+from walkeeper.storage.base import ObjectInfo, Page
 from walkeeper.storage.memory import MemoryStorage
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+GLACIER = (None, "GLACIER")
 PER_LOG = ONE_MIB.segments_per_log
 
 
@@ -44,6 +50,12 @@ class CountingStorage(MemoryStorage):
         async for info in super().list_objects(prefix, after=after):
             storage_class = "GLACIER" if info.name in self.cold else None
             yield ObjectInfo(info.name, info.size_bytes, info.modified_at, storage_class)
+
+    async def list_pages(self, prefix: str, *, after: str = "", names_only: bool = False):
+        infos = [info async for info in self.list_objects(prefix, after=after)]
+        for begin in range(0, len(infos), 7):
+            page = Page.of(infos[begin : begin + 7])
+            yield Page(page.names) if names_only else page
 
 
 @dataclass
@@ -132,6 +144,31 @@ async def test_only_the_path_is_listed_from_the_position_on_and_where_branches_e
     ]
 
 
+@given(
+    numbers=st.sets(st.integers(0, 40)) | st.builds(range, st.integers(0, 9)).map(set),
+    cuts=st.sets(st.integers(0, 40)),
+)
+def test_a_folder_is_read_alike_however_it_is_cut_into_pages(
+    numbers: set[int], cuts: set[int]
+) -> None:
+    size = SegmentSize(1 << 28)  # sixteen segments a folder
+    stored = [WalSegment.numbered(3, number, size) for number in sorted(numbers)]
+    infos = [
+        ObjectInfo(wal_object(one), number, EPOCH + timedelta(seconds=number), GLACIER[number % 2])
+        for one, number in zip(stored, sorted(numbers), strict=True)
+    ]
+    listing, names_only = TimelineListing(), TimelineListing()
+    for begin, end in pairwise([0, *sorted(cut for cut in cuts if cut < len(infos)), len(infos)]):
+        page = Page.of(infos[begin:end])
+        listing.take(page, size)
+        names_only.take(Page(page.names), size)
+    assert list(listing.numbers) == list(names_only.numbers) == sorted(numbers)
+    assert list(listing.sizes) == list(listing.stored) == sorted(numbers)
+    assert listing.cold == {number: "GLACIER" for number in sorted(numbers) if number % 2}
+    assert list(names_only.sizes) == list(names_only.stored) == [0] * len(numbers)
+    assert not names_only.cold
+
+
 async def test_sizes_and_cold_objects_of_a_range_are_known(world: World) -> None:
     await world.put(seg(1, 1), seg(1, 2), seg(1, 3), size=100)
     await world.put(seg(1, 5), size=1000)
@@ -185,6 +222,53 @@ def test_only_segments_that_a_recovery_could_end_in_are_looked_at() -> None:
 
     assert wal.incomplete(path, lsn(3), tails) == [seg(2, 7)]
     assert wal.incomplete(path, lsn(2), tails) == [seg(1, 2), seg(2, 7)]
+
+
+def folder(log: int) -> str:
+    return f"wal/00000001/{log:08X}/"
+
+
+@given(
+    there=st.sets(st.integers(0, 700), max_size=60)
+    | st.builds(range, st.integers(0, 3), st.integers(4, 600)).map(set),
+    passed_over=st.sets(st.integers(0, 700), max_size=3),
+    parts=st.integers(1, 8),
+)
+def test_prefixes_share_out_just_the_folders_that_are_wanted(
+    there: set[int], passed_over: set[int], parts: int
+) -> None:
+    folders = [folder(log) for log in sorted(there)]
+    wanted = {folder(log) for log in there - passed_over}
+
+    shares = share_out(wanted, folders, parts)
+
+    for prefix, names in shares.items():
+        assert names == [name for name in folders if name.startswith(prefix)]
+    assert sorted(name for names in shares.values() for name in names) == sorted(wanted)
+    assert all(len(names) == 1 or len(names) * parts <= len(wanted) for names in shares.values())
+
+
+def test_many_folders_in_a_row_are_listed_by_few_prefixes() -> None:
+    folders = [folder(log) for log in range(4096)]
+    assert len(share_out(set(folders), folders, 8)) == 16
+    assert len(share_out(set(folders[1:]), folders, 8)) == 15 + 15 + 15
+    assert len(share_out(set(folders[:256]), folders, 8)) == 16
+
+
+async def test_what_is_no_segment_does_not_hide_those_around_it(world: World) -> None:
+    numbers = [*range(10, 14), *range(15, 40), PER_LOG, PER_LOG + 2]
+    await world.put(*(seg(1, number) for number in numbers))
+    await world.put(CutOffSegment(seg(1, 12), "a" * 16), BackupHistoryFile(seg(1, 20), 40))
+    no_segment = f"00000000/0000000100000000{PER_LOG:08X}.zst.age"
+    for stray in ("00000000/000000010000000000000016", "00000000/more/one", "one", no_segment):
+        await world.storage.put(world.archive.path(f"wal/00000001/{stray}"), b"")
+    survey = await world.listing.survey()
+
+    wal = await world.listing.wal(survey, (Leg(1, Lsn(0), None),), lsn(10))
+
+    assert list(wal.timelines[1].numbers) == numbers
+    assert list(wal.timelines[1].sizes) == [10] * len(numbers)
+    assert wal.timelines[1].cut_off == [CutOffSegment(seg(1, 12), "a" * 16)]
 
 
 async def test_an_outage_is_an_outage_and_not_an_empty_archive(world: World) -> None:

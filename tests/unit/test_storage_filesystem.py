@@ -607,10 +607,10 @@ def test_folders_are_walked_in_the_order_of_whole_names(
     seen = []
     while pending:
         entry = pending.pop()
-        if entry.is_folder:
-            pending += reader.entries(entry.name)
+        if entry.endswith("/"):
+            pending += reader.entries(entry)
         else:
-            seen.append(entry.name)
+            seen.append(entry)
     expected = [n for n in sorted(placed) if n.startswith(wanted_prefix) and n > after]
     assert seen == expected
 

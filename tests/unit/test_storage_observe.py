@@ -32,6 +32,8 @@ async def test_requests_bytes_and_errors_are_counted_by_operation() -> None:
         async with storage.read("three"):
             pass
     assert [info.name async for info in storage.list_objects("")] == ["a/one", "a/two"]
+    pages = storage.list_pages("", names_only=True)
+    assert [name async for page in pages for name in page.names] == ["a/one", "a/two"]
     await storage.folders("")
     await storage.sync("a/one")
     await storage.delete("a/one")
@@ -42,7 +44,7 @@ async def test_requests_bytes_and_errors_are_counted_by_operation() -> None:
         "put_stream": 1,
         "head": 1,
         "read": 2,
-        "list_objects": 1,
+        "list_objects": 2,
         "folders": 1,
         "sync": 1,
         "delete": 1,

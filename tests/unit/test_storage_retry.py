@@ -237,7 +237,10 @@ def test_a_listing_that_is_cut_goes_on_after_the_last_name(names: set[str]) -> N
         for name in names:
             await store.put(name, b"")
         retrying = RetryingStorage(store, VirtualTime().retrier())
-        return [info.name async for info in retrying.list_objects("")]
+        listed = [info.name async for info in retrying.list_objects("")]
+        pages = retrying.list_pages("", names_only=True)
+        assert [name async for page in pages for name in page.names] == listed
+        return listed
 
     assert asyncio.run(scenario()) == sorted(names)
 

@@ -7,12 +7,14 @@ parse here is not ours, and nothing that is not ours is ever deleted.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NewType
 
 from walkeeper.core.backup_id import BackupId
 from walkeeper.core.wal import (
     BackupHistoryFile,
+    SegmentSize,
     TimelineHistoryFile,
     WalSegment,
 )
@@ -115,6 +117,12 @@ def wal_object(wal: StoredWal) -> ObjectName:
             return ObjectName(f"{wal_prefix(segment)}{wal}{_SEALED}")
         case _:
             return ObjectName(f"{wal_prefix(wal)}{wal}{_SEALED}")
+
+
+def names_from(segment: WalSegment, size: SegmentSize) -> Iterator[str]:
+    """Where a segment and those behind it in its folder are stored, in order."""
+    stem = f"{wal_prefix(segment)}{segment.timeline:08X}{segment.log:08X}"
+    return (f"{stem}{seg:08X}{_SEALED}" for seg in range(segment.seg, size.segments_per_log))
 
 
 def cut_off_prefix(segment: WalSegment) -> str:

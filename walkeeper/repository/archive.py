@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -28,7 +28,7 @@ from walkeeper.errors import (
     ObjectNotFound,
 )
 from walkeeper.repository.records import ArchiveRecord
-from walkeeper.storage.base import Buffer, ObjectInfo, Storage
+from walkeeper.storage.base import Buffer, ObjectInfo, Page, Storage
 
 HEADER_READ: Final = 4096
 """One read of this many bytes answers what an object is; every header of ours fits."""
@@ -286,6 +286,12 @@ class Archive:
         cut = len(self.folder) + 1
         async for info in self.storage.list_objects(self.path(prefix), after=start):
             yield ObjectInfo(info.name[cut:], info.size_bytes, info.modified_at, info.storage_class)
+
+    async def list_pages(self, prefix: str, *, names_only: bool = False) -> AsyncIterator[Page]:
+        """The same page by page; see `Storage.list_pages`."""
+        cut = len(self.folder) + 1
+        async for page in self.storage.list_pages(self.path(prefix), names_only=names_only):
+            yield replace(page, names=[name[cut:] for name in page.names])
 
     async def folders(self, prefix: str) -> list[str]:
         """The folders just below a prefix, names relative to the archive."""

@@ -9,10 +9,13 @@ last folder: enough to say where a branch ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path as FilePath
 from typing import Final
 
@@ -44,6 +47,7 @@ from walkeeper.services.wal_listing import TimelineListing, WalListing
 from walkeeper.storage.base import ObjectInfo
 
 _PARALLEL: Final = 8
+_SHARES: Final = 4  # an answer of S3 has a thousand names, a folder mostly 256
 _ATTEMPTS: Final = 3
 _HISTORY_LIMIT_BYTES: Final = 1 << 20
 
@@ -232,20 +236,22 @@ class ArchiveListing:
         listed: dict[str, TimelineListing] = {}
         if self._memory is not None:
             listed = self._memory.recall(chosen, folders, self._size)
+        shares = share_out(chosen.difference(listed), folders, _SHARES)
         async with asyncio.TaskGroup() as group:
-            tasks = {
-                name: group.create_task(self._list_folder(name))
-                for name in sorted(chosen.difference(listed))
-            }
-        listed.update((name, task.result()) for name, task in tasks.items())
+            tasks = [
+                group.create_task(self._list_folders(prefix, names))
+                for prefix, names in shares.items()
+            ]
+        while tasks:
+            listed |= tasks.pop().result()
         for name in reversed(folders):
             if name not in listed:
-                listed[name] = await self._list_folder(name)
+                listed |= await self._list_folders(name, [name])
             if listed[name].numbers:
                 break
         joined = TimelineListing()
         for name in sorted(listed):
-            joined.add(listed[name])
+            joined.add(listed.pop(name))
         return joined
 
     def _between(
@@ -256,11 +262,36 @@ class ArchiveListing:
         last = None if end is None else wal_prefix(WalSegment.before(timeline, end, self._size))
         return {name for name in folders if first <= name and (last is None or name <= last)}
 
-    async def _list_folder(self, prefix: str) -> TimelineListing:
-        listed = TimelineListing()
+    async def _list_folders(self, prefix: str, names: Sequence[str]) -> dict[str, TimelineListing]:
+        """What is in each of these folders, which are those of a prefix."""
+        listed = {name: TimelineListing() for name in names}
+        names_only = self._memory is not None and not self._memory.has_sizes
         async with self._gate:
-            async for info in self._archive.list_objects(prefix):
-                listed.note(parse_wal_object(info.name), info, self._size)
+            async for page in self._archive.list_pages(prefix, names_only=names_only):
+                for folder, part in page.by_folder():
+                    if folder in listed:  # else it was begun a moment ago
+                        listed[folder].take(part, self._size)
         if self._memory is not None:
-            self._memory.note(prefix, full=listed.is_full(self._size))
+            for name, found in listed.items():
+                self._memory.note(name, full=found.is_full(self._size))
         return listed
+
+
+def share_out(wanted: AbstractSet[str], there: Sequence[str], parts: int) -> dict[str, list[str]]:
+    """Prefixes that hold the folders ``wanted`` and no other, each with those that it holds.
+
+    ``there`` are all folders, in order. Few prefixes, for an answer of a store has room for the
+    names of several folders, but enough for so many ``parts`` to be listed at once.
+    """
+    shares: dict[str, list[str]] = {}
+    rest = there
+    for digits in (3, 2, 1):  # of the eight that name a folder, and its slash
+        left: list[str] = []
+        for prefix, group in groupby(rest, itemgetter(slice(-digits - 1))):
+            names = list(group)
+            if len(names) * parts <= len(wanted) and wanted >= set(names):
+                shares[prefix] = names
+            else:
+                left += names
+        rest = left
+    return shares | {name: [name] for name in rest if name in wanted}

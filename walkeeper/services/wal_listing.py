@@ -6,15 +6,22 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice, repeat, takewhile
 from typing import Final
 
 from walkeeper.core.coverage import Path, WalHoldings
-from walkeeper.core.layout import CutOffSegment, StoredWal, first_of_folder, wal_object
+from walkeeper.core.layout import (
+    CutOffSegment,
+    first_of_folder,
+    names_from,
+    parse_wal_object,
+    wal_object,
+)
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.segment_set import SegmentRange, SegmentSet
 from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.errors import IntegrityError
-from walkeeper.storage.base import ObjectInfo
+from walkeeper.storage.base import Page
 
 COLD_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes that must be thawed before they can be read (Amazon S3 user guide, "Storage
@@ -25,7 +32,8 @@ classes"); GLACIER_IR is read at once."""
 class TimelineListing:
     """What was listed of one timeline: segment numbers ascending, with what the store says of each.
 
-    ``stored`` is when the store took it, in seconds since 1970.
+    ``stored`` is when the store took it, in seconds since 1970. Sizes and times are 0 where only
+    names were listed.
     """
 
     numbers: array[int] = field(default_factory=lambda: array("Q"))
@@ -34,18 +42,30 @@ class TimelineListing:
     cold: dict[int, str] = field(default_factory=dict)
     cut_off: list[CutOffSegment] = field(default_factory=list)
 
-    def note(self, wal: StoredWal | None, info: ObjectInfo, size: SegmentSize) -> None:
-        """Take one object of the listing; what is no segment of this size is passed over."""
-        match wal:
-            case WalSegment() as segment if segment.fits(size):
-                number = segment.number(size)
-                self.numbers.append(number)
-                self.sizes.append(info.size_bytes)
-                self.stored.append(info.modified_at.timestamp())
-                if info.storage_class in COLD_CLASSES:
-                    self.cold[number] = str(info.storage_class)
-            case CutOffSegment(segment) as stored if segment.fits(size):
-                self.cut_off.append(stored)
+    def take(self, page: Page, size: SegmentSize) -> None:
+        """Take a page of a listing; what is no segment of this size is passed over."""
+        names, at = page.names, 0
+        while at < len(names):
+            match parse_wal_object(names[at]):
+                case WalSegment() as segment if segment.fits(size):
+                    # Mostly a folder is full: then one name is parsed, the rest are as expected.
+                    pairs = zip(islice(names, at, None), names_from(segment, size), strict=False)
+                    run = sum(1 for _ in takewhile(_are_equal, pairs))
+                    self._take_run(segment.number(size), page, slice(at, at + run))
+                    at += run
+                    continue
+                case CutOffSegment(segment) as stored if segment.fits(size):
+                    self.cut_off.append(stored)
+            at += 1
+
+    def _take_run(self, first: int, page: Page, part: slice) -> None:
+        count = part.stop - part.start
+        self.numbers.extend(range(first, first + count))
+        self.sizes.extend(page.sizes[part] or repeat(0, count))
+        self.stored.extend(page.modified_at[part] or repeat(0.0, count))
+        for number, one in enumerate(page.storage_classes[part], first):
+            if one in COLD_CLASSES:
+                self.cold[number] = str(one)
 
     def bytes_between(self, begin: int, end: int) -> int:
         """What the segments from ``begin`` to just before ``end`` take in the repository."""
@@ -146,6 +166,10 @@ class WalListing:
             for leg in legs
             if leg.begin.value < end
         )
+
+
+def _are_equal(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]
 
 
 def _holds(numbers: array[int], number: int) -> bool:

@@ -29,11 +29,11 @@ The contract, tested on every backend by ``tests/contract``:
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import groupby, repeat
 from typing import Final, Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -41,14 +41,24 @@ Buffer = bytes | bytearray | memoryview
 READ_CHUNK_BYTES: Final = 256 * 1024
 """The most that one chunk of a read holds."""
 
-_MAX_NAME: Final = 900  # S3 allows 1024 for the whole key; the rest is for the prefix in the URL
-_CHARACTER: Final = r"[!-.0-\[\]-~]"  # printable ASCII without blank, slash and backslash
-_NAME: Final = re.compile(rf"(?!\.){_CHARACTER}{{1,200}}(?:/(?!\.){_CHARACTER}{{1,200}})*")
+MAX_NAME: Final = 900  # S3 allows 1024 for the whole key; the rest is for the prefix in the URL
+_MAX_COMPONENT: Final = 200
 
 
 def is_valid_name(name: str) -> bool:
     """Whether ``name`` may be the name of an object; see the contract."""
-    return len(name) <= _MAX_NAME and _NAME.fullmatch(name) is not None
+    return len(name) <= MAX_NAME and all(map(is_valid_component, name.split("/")))
+
+
+def is_valid_component(text: str) -> bool:
+    """Whether ``text`` may be what stands between two slashes of a name; see the contract."""
+    return (
+        0 < len(text) <= _MAX_COMPONENT
+        and text.isascii()
+        and text.isprintable()
+        and text[0] != "."
+        and not (" " in text or "/" in text or "\\" in text)
+    )
 
 
 def check_name(name: str) -> str:
@@ -83,6 +93,53 @@ class ObjectInfo:
     size_bytes: int
     modified_at: datetime
     storage_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some objects of a listing, in its order: a column for each thing that is said of them.
+
+    Where only names were asked for, the other columns may be empty. ``modified_at`` is in seconds
+    since 1970; ``storage_classes`` is empty where the store has none.
+    """
+
+    names: Sequence[str]
+    sizes: Sequence[int] = ()
+    modified_at: Sequence[float] = ()
+    storage_classes: Sequence[str | None] = ()
+
+    @classmethod
+    def of(cls, infos: Sequence[ObjectInfo]) -> Page:
+        """The page of these objects."""
+        return cls(
+            [info.name for info in infos],
+            [info.size_bytes for info in infos],
+            [info.modified_at.timestamp() for info in infos],
+            [info.storage_class for info in infos],
+        )
+
+    def by_folder(self) -> Iterator[tuple[str, Page]]:
+        """The same, a page for each run of names in one folder, whose name ends in ``/``."""
+        begin = 0
+        for folder, names in groupby(self.names, lambda name: name[: name.rfind("/") + 1]):
+            part = slice(begin, begin := begin + sum(1 for _ in names))
+            yield (
+                folder,
+                Page(
+                    self.names[part],
+                    self.sizes[part],
+                    self.modified_at[part],
+                    self.storage_classes[part],
+                ),
+            )
+
+    def infos(self) -> Iterator[ObjectInfo]:
+        """The same, one object at a time; not of a page that has only names."""
+        classes = self.storage_classes or repeat(None, len(self.names))
+        for name, size, at, one in zip(
+            self.names, self.sizes, self.modified_at, classes, strict=True
+        ):
+            yield ObjectInfo(name, size, datetime.fromtimestamp(at, UTC), one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +193,17 @@ class Storage(Protocol):
     def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """Every object whose name begins with ``prefix`` and sorts after ``after``, in order of
         their names' bytes. Uploads under way are not shown."""
+        ...
+
+    def list_pages(
+        self, prefix: str, *, after: str = "", names_only: bool = False
+    ) -> AsyncIterator[Page]:
+        """What `list_objects` yields, as it comes from the store: a listing of a million objects
+        costs a tenth of the time. A page is never empty.
+
+        ``names_only`` spares a directory the look at each file, and so what was deleted since its
+        name was read is still listed.
+        """
         ...
 
     async def folders(self, prefix: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -23,13 +23,14 @@ from walkeeper.storage.base import (
     Buffer,
     Capabilities,
     ObjectInfo,
+    Page,
     check_folder,
     check_name,
     check_range,
 )
 from walkeeper.storage.direct import Stages
 from walkeeper.storage.durable import Draft, os_errors, prune_folders, sync_file, sync_folders
-from walkeeper.storage.folder import Entry, FileReader, FolderReader, stat_file
+from walkeeper.storage.folder import FileReader, FolderReader, stat_file
 from walkeeper.storage.root import RootGuard
 
 T = TypeVar("T")
@@ -121,18 +122,28 @@ class FilesystemStorage:
 
     async def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """See `Storage.list_objects`; removes abandoned temporary files on its way."""
+        async for page in self.list_pages(prefix, after=after):
+            for info in page.infos():
+                yield info
+
+    async def list_pages(
+        self, prefix: str, *, after: str = "", names_only: bool = False
+    ) -> AsyncIterator[Page]:
+        """See `Storage.list_pages`; removes abandoned temporary files on its way."""
         await self._run(self._guard.check)
         folder = check_folder(prefix[: prefix.rfind("/") + 1])
         reader = FolderReader(self._root, prefix, after, now=time.time)
         pending = await self._run(partial(self._entries, reader, folder))
         while pending:
-            if pending[-1].is_folder:
+            if pending[-1].endswith("/"):
                 below = pending.pop()
-                pending += await self._run(partial(self._entries, reader, below.name))
+                pending += await self._run(partial(self._entries, reader, below))
                 continue
-            files = _take_files(pending)
-            for info in await self._run(partial(self._infos, files)):
-                yield info
+            page = Page(_take_files(pending))
+            if not names_only:
+                page = await self._run(partial(self._page, reader, page.names))
+            if page.names:
+                yield page
 
     async def folders(self, prefix: str) -> list[str]:
         """See `Storage.folders`."""
@@ -141,7 +152,7 @@ class FilesystemStorage:
 
         def search() -> list[str]:
             self._guard.check()
-            below = [entry.name for entry in reader.entries(prefix) if entry.is_folder]
+            below = [name for name in reader.entries(prefix) if name.endswith("/")]
             found = sorted(name for name in below if reader.holds_object(name))
             self._guard.check()
             return found
@@ -211,20 +222,17 @@ class FilesystemStorage:
         self._guard.used()
         return answer
 
-    def _entries(self, reader: FolderReader, folder: str) -> list[Entry]:
+    def _entries(self, reader: FolderReader, folder: str) -> list[str]:
         entries = reader.entries(folder)
         self._guard.check()  # a folder that is missing is empty only if its root is there
+        if any(not name.endswith("/") for name in entries):
+            self._guard.used()
         return entries
 
-    def _infos(self, entries: list[Entry]) -> list[ObjectInfo]:
-        infos = []
-        for entry in entries:
-            path = self._root / entry.name
-            with os_errors("list", path), suppress(FileNotFoundError):
-                infos.append(_info(entry.name, path.stat()))
+    def _page(self, reader: FolderReader, names: Sequence[str]) -> Page:
+        page = reader.stat(names)
         self._guard.check()
-        self._guard.used()
-        return infos
+        return page
 
     async def _chunks(self, reader: FileReader) -> AsyncGenerator[bytes, None]:
         while chunk := await self._run(reader.read):
@@ -258,10 +266,10 @@ def _info(name: str, found: os.stat_result) -> ObjectInfo:
     return ObjectInfo(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
-def _take_files(pending: list[Entry]) -> list[Entry]:
+def _take_files(pending: list[str]) -> list[str]:
     """The next files of a stack, whose top is one, as many as are asked about at once."""
-    files: list[Entry] = []
-    while pending and not pending[-1].is_folder and len(files) < _STAT_BATCH:
+    files: list[str] = []
+    while pending and not pending[-1].endswith("/") and len(files) < _STAT_BATCH:
         files.append(pending.pop())
     return files
 

@@ -5,29 +5,23 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from walkeeper.errors import StorageUnavailable
-from walkeeper.storage.base import READ_CHUNK_BYTES, is_valid_name
+from walkeeper.storage.base import (
+    MAX_NAME,
+    READ_CHUNK_BYTES,
+    Page,
+    is_valid_component,
+    is_valid_name,
+)
 from walkeeper.storage.durable import TEMPORARY_NAME, os_errors
 
 _ABANDONED_AFTER_S: Final = 24 * 3600
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An object, or a folder of objects, whose name then ends in ``/``."""
-
-    name: str
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether it has to be opened to see objects."""
-        return self.name.endswith("/")
 
 
 class FolderReader:
@@ -39,21 +33,44 @@ class FolderReader:
         self._after = after
         self._now = now
 
-    def entries(self, folder: str) -> list[Entry]:
-        """What a directory holds of interest, *last name first*; empty when it is not there.
+    def entries(self, folder: str) -> list[str]:
+        """The objects and folders of interest in a directory, *last name first*; the names of
+        folders end in ``/``. Empty when the directory is not there.
 
         Folders are compared with their slash: ``a.b`` comes before ``a/b``, and ``a0`` after it.
         """
         names = []
         path = self._root / folder
+        room = MAX_NAME - len(folder)
+        wants_all = folder.startswith(self._prefix) and folder >= self._after
         missing = suppress(FileNotFoundError, NotADirectoryError)
         with os_errors("list", path), missing, os.scandir(path) as found:
             for item in found:
-                if TEMPORARY_NAME.fullmatch(item.name):
+                if item.name[0] == ".":  # no name of an object
                     self._remove_abandoned(item)
+                elif wants_all and item.is_file():
+                    if is_valid_component(item.name) and len(item.name) <= room:
+                        names.append(folder + item.name)
                 elif name := self._name(folder, item):
                     names.append(name)
-        return [Entry(name) for name in sorted(names, reverse=True)]
+        names.sort(reverse=True)
+        return names
+
+    def stat(self, names: Sequence[str]) -> Page:
+        """Size and time of each of these files that is still there."""
+        found: list[str] = []
+        sizes, times = array("Q"), array("d")
+        root = f"{self._root}/"
+        with os_errors("list", (self._root / names[0]).parent):
+            for name in names:
+                try:
+                    one = os.stat(root + name)  # noqa: PTH116 - a million of them
+                except FileNotFoundError:
+                    continue
+                found.append(name)
+                sizes.append(one.st_size)
+                times.append(one.st_mtime)
+        return Page(found, sizes, times)
 
     def holds_object(self, folder: str) -> bool:
         """Whether there is an object anywhere below ``folder``; stops at the first that it sees."""
@@ -82,6 +99,8 @@ class FolderReader:
         return name if wanted else ""
 
     def _remove_abandoned(self, item: os.DirEntry[str]) -> None:
+        if not TEMPORARY_NAME.fullmatch(item.name):
+            return
         with suppress(OSError):  # someone else's to remove, or gone already
             found = item.stat(follow_symlinks=False)
             if stat.S_ISREG(found.st_mode) and self._now() - found.st_mtime > _ABANDONED_AFTER_S:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Storage
+from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Page, Storage
 
 
 class LimitedStorage:
@@ -61,6 +61,12 @@ class LimitedStorage:
     def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """See `Storage.list_objects`."""
         return self._storage.list_objects(prefix, after=after)
+
+    def list_pages(
+        self, prefix: str, *, after: str = "", names_only: bool = False
+    ) -> AsyncIterator[Page]:
+        """See `Storage.list_pages`."""
+        return self._storage.list_pages(prefix, after=after, names_only=names_only)
 
     async def folders(self, prefix: str) -> list[str]:
         """See `Storage.folders`."""

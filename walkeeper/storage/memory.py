@@ -13,6 +13,7 @@ from walkeeper.storage.base import (
     Buffer,
     Capabilities,
     ObjectInfo,
+    Page,
     check_folder,
     check_name,
     check_range,
@@ -78,6 +79,17 @@ class MemoryStorage:
         for name in sorted(self._objects):
             if name.startswith(prefix) and name > after and name in self._objects:
                 yield await self.head(name)
+
+    async def list_pages(
+        self,
+        prefix: str,
+        *,
+        after: str = "",
+        names_only: bool = False,  # noqa: ARG002 - the rest is at hand
+    ) -> AsyncIterator[Page]:
+        """See `Storage.list_pages`; each object is a page of its own."""
+        async for info in self.list_objects(prefix, after=after):
+            yield Page.of([info])
 
     async def folders(self, prefix: str) -> list[str]:
         """See `Storage.folders`."""

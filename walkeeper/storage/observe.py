@@ -12,7 +12,7 @@ from types import MappingProxyType
 from walkeeper.core.histogram import BYTES, SECONDS, Histogram
 from walkeeper.core.layout import KINDS, object_kind
 from walkeeper.errors import ObjectExists, ObjectNotFound, StorageError
-from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Storage
+from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Page, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +213,15 @@ class ObservedStorage:
         with self._counters.request("list_objects"):
             async for info in self._storage.list_objects(prefix, after=after):
                 yield info
+
+    async def list_pages(
+        self, prefix: str, *, after: str = "", names_only: bool = False
+    ) -> AsyncIterator[Page]:
+        """See `Storage.list_pages`; counts as `list_objects` does."""
+        with self._counters.request("list_objects"):
+            pages = self._storage.list_pages(prefix, after=after, names_only=names_only)
+            async for page in pages:
+                yield page
 
     async def folders(self, prefix: str) -> list[str]:
         """See `Storage.folders`."""

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from walkeeper.errors import StorageError, StorageUnavailable
-from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Storage, check_range
+from walkeeper.storage.base import Buffer, Capabilities, ObjectInfo, Page, Storage, check_range
 
 T = TypeVar("T")
 
@@ -150,11 +150,21 @@ class RetryingStorage:
 
     async def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """See `Storage.list_objects`."""
-        listing = _ResumedListing(self._storage, prefix, after)
+        async for page in self.list_pages(prefix, after=after):
+            for info in page.infos():
+                yield info
+
+    async def list_pages(
+        self, prefix: str, *, after: str = "", names_only: bool = False
+    ) -> AsyncIterator[Page]:
+        """See `Storage.list_pages`."""
+        listing = _ResumedListing(
+            partial(self._storage.list_pages, prefix, names_only=names_only), after
+        )
         operation = self._what("list", prefix)
         try:
-            while (info := await self._retrier.call(operation, listing.next)) is not None:
-                yield info
+            while (page := await self._retrier.call(operation, listing.next)) is not None:
+                yield page
         finally:
             await listing.close()
 
@@ -229,23 +239,22 @@ class _ResumedBody:
 class _ResumedListing:
     """A listing, begun again after the last name that was seen."""
 
-    def __init__(self, storage: Storage, prefix: str, after: str) -> None:
-        self._storage = storage
-        self._prefix = prefix
+    def __init__(self, begin: Callable[..., AsyncIterator[Page]], after: str) -> None:
+        self._begin = begin
         self._after = after
-        self._found: AsyncIterator[ObjectInfo] | None = None
+        self._found: AsyncIterator[Page] | None = None
 
-    async def next(self) -> ObjectInfo | None:
+    async def next(self) -> Page | None:
         if self._found is None:
-            self._found = self._storage.list_objects(self._prefix, after=self._after)
+            self._found = self._begin(after=self._after)
         try:
-            info = await anext(self._found, None)
+            page = await anext(self._found, None)
         except BaseException:
             await self.close()
             raise
-        if info is not None:
-            self._after = info.name
-        return info
+        if page is not None:
+            self._after = page.names[-1]
+        return page
 
     async def close(self) -> None:
         found, self._found = self._found, None

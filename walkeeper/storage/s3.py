@@ -28,6 +28,7 @@ from walkeeper.storage.base import (
     Buffer,
     Capabilities,
     ObjectInfo,
+    Page,
     check_folder,
     check_name,
     check_range,
@@ -117,16 +118,27 @@ class S3Storage:
 
     async def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """See `Storage.list_objects`."""
+        async for page in self.list_pages(prefix, after=after):
+            for info in page.infos():
+                yield info
+
+    async def list_pages(
+        self,
+        prefix: str,
+        *,
+        after: str = "",
+        names_only: bool = False,  # noqa: ARG002 - the store sends all of it
+    ) -> AsyncIterator[Page]:
+        """See `Storage.list_pages`."""
         begin = self._prefix + after if after else ""
         latest = after
-        async for page in self._pages(self._prefix + _check_prefix(prefix), after=begin):
-            infos = self._infos(page)
-            names = [latest, *(info.name for info in infos)]
-            if any(first >= second for first, second in pairwise(names) if second):
+        async for answer in self._pages(self._prefix + _check_prefix(prefix), after=begin):
+            page = self._page(answer)
+            if any(first >= second for first, second in pairwise([latest, *page.names]) if second):
                 raise StorageError(f"list {self.url}/{prefix}: the names are not in order")
-            latest = names[-1]
-            for info in infos:
-                yield info
+            if page.names:
+                latest = page.names[-1]
+                yield page
 
     async def folders(self, prefix: str) -> list[str]:
         """See `Storage.folders`."""
@@ -217,14 +229,18 @@ class S3Storage:
                 return
             token = page["NextContinuationToken"]
 
-    def _infos(self, page: ListObjectsV2OutputTypeDef) -> list[ObjectInfo]:
-        infos = []
-        for found in page.get("Contents", []):
-            name = found["Key"].removeprefix(self._prefix)
-            if is_valid_name(name):
-                size, at = found["Size"], found["LastModified"]
-                infos.append(ObjectInfo(name, size, at, found.get("StorageClass")))
-        return infos
+    def _page(self, answer: ListObjectsV2OutputTypeDef) -> Page:
+        found = [
+            (name, one)
+            for one in answer.get("Contents", [])
+            if is_valid_name(name := one["Key"].removeprefix(self._prefix))
+        ]
+        return Page(
+            [name for name, _ in found],
+            [one["Size"] for _, one in found],
+            [one["LastModified"].timestamp() for _, one in found],
+            [one.get("StorageClass") for _, one in found],
+        )
 
 
 def _info(name: str, stored: StoredKey) -> ObjectInfo:

@@ -6,12 +6,14 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 from botocore.credentials import RefreshableCredentials
+from botocore.utils import parse_timestamp
 
 from walkeeper.errors import ConfigError
 from walkeeper.storage.s3_data import LeanFiles
@@ -110,6 +112,8 @@ async def new_client(settings: StorageSettings) -> AsyncIterator[S3Client]:
     """A client for the store of ``settings``; leaving the context closes its connections."""
     session = new_session(settings)
     session.get_component("data_loader").file_loader = LeanFiles()
+    parsers = session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=parse_moment)
     if settings.access_key_id is None:
         await load_credentials(session.get_credentials())  # which the session keeps
     secret, token = settings.secret_access_key, settings.session_token
@@ -133,6 +137,19 @@ def new_session(settings: StorageSettings) -> AioSession:
     if settings.profile is not None:
         session.set_config_variable("profile", settings.profile)
     return session
+
+
+def parse_moment(value: Any) -> datetime:
+    """A moment as a store writes it, aware.
+
+    The form of listings is read at once; botocore tries others first, which takes five times as
+    long as all the rest of what a listing says of an object.
+    """
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return parse_timestamp(value)
+    return moment if moment.tzinfo else parse_timestamp(value)
 
 
 async def load_credentials(found: Awaitable[Any]) -> Any:

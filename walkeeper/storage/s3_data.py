@@ -37,14 +37,18 @@ _OPERATIONS: Final = frozenset(
 """Of S3: what `walkeeper.storage.s3_bucket` calls, and what the client needs for that."""
 
 
+_LISTED: Final = frozenset({"Key", "LastModified", "Size", "StorageClass"})
+"""Of each object in a listing; what else a store says of it is not even parsed."""
+
+
 class LeanFiles(JSONFileLoader):
     """Reads a data file of botocore; takes the place of its loader's ``file_loader``."""
 
     def load_file(self, file_path: str) -> dict[str, Any] | None:
         """The content of the file of that name, which lacks its ending; None without such a file.
 
-        Each ``documentation`` is empty, examples are left out, and of the endpoints and of what S3
-        can do all but ours.
+        Each ``documentation`` is empty, examples are left out, and of the endpoints, of what S3 can
+        do and of what it says of a listed object all but what is ours.
         """
         path = Path(file_path)
         data = _read(path)
@@ -89,6 +93,9 @@ def _our_operations(data: bytes) -> dict[str, Any]:
         name = wanted.pop()
         if name not in used:
             used[name] = _decoded(shapes[name])
+            if name == "Object":
+                members = used[name]["members"]
+                used[name]["members"] = {one: members[one] for one in members if one in _LISTED}
             wanted += _named_shapes([used[name]])
     return {**_decoded_parts(found), "operations": ours, "shapes": used}
 

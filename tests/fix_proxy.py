@@ -168,7 +168,7 @@ class Fault:
     ``after``: forward first, so that the store acts, and then answer with the fault all the same.
     ``hang``: answer nothing. ``refuse``: break the connection and take no other one, whatever is
     asked, until `HttpFaults.reopen`. ``cut_body_at``: forward, and break the connection after so
-    many bytes of the answer's body.
+    many bytes of the answer's body. ``damage``: forward with one byte of the body changed.
     """
 
     times: int = 1
@@ -182,6 +182,7 @@ class Fault:
     hang: bool = False
     refuse: bool = False
     cut_body_at: int | None = None
+    damage: bool = False
 
     def matches(self, seen: Seen) -> bool:
         kind_fits = self.kind is None or self.kind == seen.kind
@@ -277,6 +278,8 @@ class HttpFaults:
             await self._refuse(request)
         if fault is None:
             return await self._forward(request, body, None)
+        if fault.damage:
+            return await self._forward(request, bytes([body[0] ^ 1]) + body[1:], None)
         if fault.cut_body_at is not None:
             return await self._forward(request, body, fault.cut_body_at)
         if fault.after:

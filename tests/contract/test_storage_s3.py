@@ -8,14 +8,14 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.fix_ceph import Ceph
-from tests.fix_proxy import HttpFaults
+from tests.fix_proxy import HttpFaults, Seen
 from tests.fix_s3 import S3Server
 from walkeeper.errors import (
     ConfigError,
@@ -24,6 +24,7 @@ from walkeeper.errors import (
     StorageDenied,
     StorageError,
     StorageFull,
+    StorageUnavailable,
     WalkeeperError,
 )
 from walkeeper.storage.base import Capabilities
@@ -103,38 +104,123 @@ async def test_where_creates_are_not_conditional_the_name_is_asked_for_first(
         assert proxy.counts == {"HEAD": 1}
 
 
-async def test_a_body_is_checked_by_its_md5_and_not_hashed_for_the_signature(
+async def sent_by(storage: S3Storage, proxy: HttpFaults) -> list[Seen]:
+    """The three uploads of a small object and of one in two pieces."""
+    proxy.forget()
+    await storage.put("one", b"content")
+    await storage.put_stream("two", pieces(6 * MIB))
+    puts = [seen for seen in proxy.requests if seen.kind == "PUT"]
+    assert len(puts) == 3
+    for put in puts:
+        assert ("Expect" in put.headers) == (put.size_bytes >= MIB / 2), "large bodies ask first"
+        assert not any("checksum" in name.lower() for name in put.headers)
+    assert puts[0].headers["If-None-Match"] == "*"
+    return puts
+
+
+async def probe(storage: S3Storage) -> None:
+    await storage.put("archive.json", b"{}")
+    await storage.probe("archive.json", b"{}")
+
+
+def by_md5(puts: list[Seen]) -> bool:
+    """Whether bodies go with their MD5, signed; else with a SHA-256, which is signed."""
+    for put in puts:
+        if "Content-MD5" in put.headers:
+            assert put.headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
+            assert len(base64.b64decode(put.headers["Content-MD5"])) == 16
+            assert "content-md5" in put.headers["Authorization"]
+        else:
+            assert len(bytes.fromhex(put.headers["X-Amz-Content-SHA256"])) == 32
+            assert "x-amz-content-sha256" in put.headers["Authorization"]
+    (found,) = {"Content-MD5" in put.headers for put in puts}
+    return found
+
+
+async def test_a_body_is_checked_by_its_md5_until_the_store_has_shown_that_it_checks_sha256(
     ceph: S3Server, executor: ThreadPoolExecutor, http_faults: MakeFaults
 ) -> None:
     proxy = http_faults(ceph.endpoint_url)
     settings = ceph.settings(ceph.new_bucket(), endpoint_url=proxy.url)
     async with opened(settings, executor) as storage:
-        await storage.put("one", b"content")
-        await storage.put_stream("two", pieces(6 * MIB))
-    puts = [seen for seen in proxy.requests if seen.kind == "PUT"]
-    assert len(puts) == 3
-    for put in puts:
-        assert put.headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
-        assert len(base64.b64decode(put.headers["Content-MD5"])) == 16
-        assert "content-md5" in put.headers["Authorization"]
-        assert ("Expect" in put.headers) == (put.size_bytes >= MIB / 2), "large bodies ask first"
-        assert not any("checksum" in name.lower() for name in put.headers)
-    digest = base64.b64encode(hashlib.md5(b"content").digest()).decode()
-    assert puts[0].headers["Content-MD5"] == digest
-    assert puts[0].headers["If-None-Match"] == "*"
-    completion = [seen for seen in proxy.requests if seen.kind == "POST"][-1]
-    assert completion.headers["If-None-Match"] == "*"
+        puts = await sent_by(storage, proxy)
+        completion = [seen for seen in proxy.requests if seen.kind == "POST"][-1]
+        assert completion.headers["If-None-Match"] == "*"
+        assert by_md5(puts)
+        digest = base64.b64encode(hashlib.md5(b"content").digest()).decode()
+        assert puts[0].headers["Content-MD5"] == digest
+        await probe(storage)
+        for name in ("one", "two"):
+            await storage.delete(name)
+        puts = await sent_by(storage, proxy)
+        assert not by_md5(puts)
+        assert puts[0].headers["X-Amz-Content-SHA256"] == hashlib.sha256(b"content").hexdigest()
 
 
-async def test_a_body_that_was_damaged_on_the_way_is_refused_by_the_store(
-    ceph: S3Server, executor: ThreadPoolExecutor
+async def test_a_store_that_does_not_compare_sha256_goes_on_to_be_given_md5(
+    rclone: S3Server, moto: S3Server, executor: ThreadPoolExecutor, http_faults: MakeFaults
 ) -> None:
-    bucket = ceph.new_bucket()
-    with closing(ceph.client()) as client:
-        digest = base64.b64encode(hashlib.md5(b"what was sent").digest()).decode()
-        with pytest.raises(client.exceptions.ClientError) as caught:
-            client.put_object(Bucket=bucket, Key="k", Body=b"what came", ContentMD5=digest)
-    assert caught.value.response["Error"]["Code"] == "BadDigest"
+    for server in (rclone, moto):
+        proxy = http_faults(server.endpoint_url)
+        settings = server.settings(server.new_bucket(), endpoint_url=proxy.url)
+        async with opened(settings, executor) as storage:
+            await probe(storage)
+            proxy.forget()
+            await storage.put("one", b"content")
+            await storage.put_stream("two", pieces(6 * MIB))
+        assert by_md5([seen for seen in proxy.requests if seen.kind == "PUT"])
+
+
+# AWS for a bucket with Object Lock: "Content-MD5 OR x-amz-checksum- HTTP header is required for Put
+# Part requests with Object Lock parameters"; perhaps only after it has compared the digest.
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [(400, "InvalidRequest")],
+        [(400, "XAmzContentSHA256Mismatch"), (400, "InvalidRequest")],
+        [(503, "SlowDown")],
+    ],
+)
+async def test_a_store_that_wants_an_md5_or_does_not_say_is_given_one(
+    ceph: S3Server,
+    executor: ThreadPoolExecutor,
+    http_faults: MakeFaults,
+    answers: list[tuple[int, str]],
+) -> None:
+    proxy = http_faults(ceph.endpoint_url)
+    settings = ceph.settings(ceph.new_bucket(), endpoint_url=proxy.url)
+    async with opened(settings, executor) as storage:
+        for status, code in answers:
+            proxy.add(kind="PUT", path_contains="partNumber", status=status, code=code)
+        await probe(storage)
+        assert by_md5(await sent_by(storage, proxy))
+        assert storage.capabilities == ceph.enforces
+
+
+@pytest.mark.parametrize(("kind", "probed"), [("ceph", True), ("ceph", False), ("rclone", True)])
+async def test_a_body_that_was_damaged_on_the_way_is_refused_by_the_store(
+    request: pytest.FixtureRequest,
+    executor: ThreadPoolExecutor,
+    http_faults: MakeFaults,
+    kind: str,
+    probed: bool,
+) -> None:
+    server: S3Server = request.getfixturevalue(kind)
+    proxy = http_faults(server.endpoint_url)
+    settings = server.settings(server.new_bucket(), endpoint_url=proxy.url)
+    async with opened(settings, executor) as storage:
+        if probed:
+            await probe(storage)
+        proxy.add(kind="PUT", path_contains="one", damage=True)
+        with pytest.raises(StorageUnavailable, match=r"BadDigest|XAmzContentSHA256Mismatch"):
+            await storage.put("one", b"what was sent")
+        with pytest.raises(ObjectNotFound):
+            await storage.head("one")
+        proxy.forget()
+        proxy.add(kind="PUT", path_contains="partNumber", damage=True)
+        await storage.put_stream("two", pieces(5 * MIB, 1000))
+        assert await content(storage, "two") == bytes(5 * MIB) + b"\1" * 1000
+        assert proxy.counts["PUT"] == 3, "the damaged piece was sent again"
 
 
 async def test_tls_is_verified_against_the_ca_file(

@@ -4,13 +4,16 @@ Creates are conditional (``If-None-Match: *``) unless `probe` has shown that the
 Then every create asks for the name first and looks at the size afterwards, which protects against
 mistakes, not against two writers at the same moment.
 
+The store checks each body on arrival, by its MD5 or, once `probe` has seen that it does, by its
+SHA-256: for half of the CPU, but not every store that reads the header compares it.
+
 An upload whose beginning was cancelled in flight can stay behind without our knowing its id: a
 bucket wants a lifecycle rule that aborts incomplete multipart uploads.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -35,9 +38,17 @@ from walkeeper.storage.base import (
     is_valid_name,
 )
 from walkeeper.storage.retry import Retrier
-from walkeeper.storage.s3_bucket import Bucket, Piece, StoredKey
-from walkeeper.storage.s3_errors import NotImplementedByStore
-from walkeeper.storage.s3_multipart import MultipartUpload, PieceCutter, make_piece
+from walkeeper.storage.s3_bucket import Bucket, StoredKey
+from walkeeper.storage.s3_multipart import MultipartUpload
+from walkeeper.storage.s3_piece import (
+    Digest,
+    Piece,
+    PieceCutter,
+    make_piece,
+    with_md5,
+    with_sha256,
+)
+from walkeeper.storage.s3_probe import Probe
 from walkeeper.storage.settings import StorageSettings
 
 if TYPE_CHECKING:
@@ -62,6 +73,7 @@ class S3Storage:
         self._executor = executor
         self._retrier = retrier
         self._capabilities = Capabilities()
+        self._digest: Digest = with_md5
 
     @property
     def url(self) -> str:
@@ -78,13 +90,13 @@ class S3Storage:
         and after."""
         key = self._key(name)
         data = body if isinstance(body, bytes) else memoryview(body).cast("B")
-        await self._put_piece(key, await make_piece(data, self._executor))
+        await self._put_piece(key, await make_piece(data, self._digest, self._executor))
 
     async def put_stream(self, name: str, chunks: AsyncIterator[Buffer]) -> int:
         """See `Storage.put_stream`: one PutObject if all fits one piece, else a multipart upload
         with a HeadObject after it."""
         key = self._key(name)
-        cutter = PieceCutter(chunks, self._piece_bytes, self._executor)
+        cutter = PieceCutter(chunks, self._piece_bytes, self._digest, self._executor)
         first = await cutter.next_piece()
         if cutter.is_done:
             size_bytes = len(first.data)
@@ -159,16 +171,18 @@ class S3Storage:
         await self.head(name)
 
     async def probe(self, name: str, body: Buffer) -> Capabilities:
-        """See `Storage.probe`: a PutObject and a multipart upload of one part are tried."""
+        """See `Storage.probe`: a PutObject and a multipart upload of one part are tried.
+
+        From then on bodies go with a signed SHA-256 where the store was found to check it.
+        """
         key = self._key(name)
         await self._refuse_other_content(name, body)
-        piece = await make_piece(memoryview(body), self._executor)
-        found = Capabilities(
-            conditional_put=await self._enforces_put(key, piece),
-            conditional_multipart=await self._enforces_multipart(key, piece),
-        )
-        self._capabilities = found
-        return found
+        probe = Probe(self._bucket, key, memoryview(body).cast("B"))
+        put = await probe.enforces_put()
+        multipart = await probe.enforces_multipart()
+        self._digest = with_sha256 if probe.checks_sha256 else with_md5
+        self._capabilities = Capabilities(conditional_put=put, conditional_multipart=multipart)
+        return self._capabilities
 
     async def aclose(self) -> None:
         """See `Storage.aclose`."""
@@ -199,22 +213,6 @@ class S3Storage:
         async with self.read(name, length=memoryview(body).nbytes + 1) as chunks:
             if b"".join([chunk async for chunk in chunks]) != bytes(body):
                 raise DifferentContent(f"{self.url}/{name} holds other bytes than expected")
-
-    async def _enforces_put(self, key: str, piece: Piece) -> bool:
-        return await _is_refused(self._bucket.put(key, piece, conditional=True))
-
-    async def _enforces_multipart(self, key: str, piece: Piece) -> bool:
-        upload = await self._bucket.begin_upload(key)
-        try:
-            tag = await self._bucket.upload_part(key, upload, 1, piece)
-            return await _is_refused(
-                self._bucket.complete_upload(
-                    key, upload, [{"PartNumber": 1, "ETag": tag}], conditional=True
-                )
-            )
-        finally:
-            with suppress(StorageError):
-                await self._bucket.abort_upload(key, upload)
 
     async def _pages(
         self, prefix: str, *, after: str = "", delimiter: str = ""
@@ -250,20 +248,6 @@ def _info(name: str, stored: StoredKey) -> ObjectInfo:
 def _check_prefix(prefix: str) -> str:
     check_folder(prefix[: prefix.rfind("/") + 1])
     return prefix
-
-
-async def _is_refused(write: Coroutine[object, object, None]) -> bool:
-    """Whether a conditional write was refused as it should be.
-
-    A store that does not know the condition ignores it, or answers 501 (not implemented).
-    """
-    try:
-        await write
-    except ObjectExists:
-        return True
-    except NotImplementedByStore:
-        return False
-    return False
 
 
 async def _nothing() -> AsyncIterator[bytes]:

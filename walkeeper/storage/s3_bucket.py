@@ -18,6 +18,7 @@ from walkeeper.errors import StorageError, StorageUnavailable
 from walkeeper.storage.base import READ_CHUNK_BYTES
 from walkeeper.storage.s3_client import Body, new_client
 from walkeeper.storage.s3_errors import s3_errors
+from walkeeper.storage.s3_piece import Piece
 from walkeeper.storage.settings import StorageSettings
 
 if TYPE_CHECKING:
@@ -32,18 +33,6 @@ if TYPE_CHECKING:
 
 _REFUSED_RANGE: Final = 416
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)")  # RFC 9110, 14.4
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Bytes to send with their MD5, which the store checks on arrival.
-
-    ``data`` may be a view of the caller's memory, which then must not change before it was sent.
-    """
-
-    data: bytes | memoryview
-    md5: bytes
-    md5_base64: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +61,15 @@ class Bucket:
 
     async def put(self, key: str, piece: Piece, *, conditional: bool) -> None:
         """One PutObject; ``conditional``: only if there is none of that key."""
-        condition = {"IfNoneMatch": "*"} if conditional else {}
+        options = _check(piece) | ({"IfNoneMatch": "*"} if conditional else {})
         with s3_errors("put", self._at(key)):
             client = await self._connected()
-            with Body(piece.data) as body:
+            with Body(piece.data, piece.sha256) as body:
                 answer = await client.put_object(
                     Bucket=self.name,
                     Key=key,
                     Body=body,
-                    ContentMD5=piece.md5_base64,
-                    **condition,  # type: ignore[arg-type]
+                    **options,  # type: ignore[arg-type]
                 )
         self._require("put", key, answer.get("ETag"))
 
@@ -156,14 +144,14 @@ class Bucket:
         """One UploadPart; returns the part's entity tag."""
         with s3_errors(f"upload part {number} of", self._at(key)):
             client = await self._connected()
-            with Body(piece.data) as body:
+            with Body(piece.data, piece.sha256) as body:
                 answer = await client.upload_part(
                     Bucket=self.name,
                     Key=key,
                     UploadId=upload,
                     PartNumber=number,
                     Body=body,
-                    ContentMD5=piece.md5_base64,
+                    **_check(piece),  # type: ignore[arg-type]
                 )
         return str(self._require("upload part of", key, answer.get("ETag")))
 
@@ -244,6 +232,11 @@ class Bucket:
             raise StorageUnavailable(
                 f"read {self._at(key)}: cut off after {received} of {expected} bytes"
             )
+
+
+def _check(piece: Piece) -> dict[str, str]:
+    """What tells the store how to check it; a SHA-256 goes with the body, see `Body`."""
+    return {"ContentMD5": piece.md5} if piece.md5 else {}
 
 
 async def _head_or_explain(client: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
+from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
 from botocore.credentials import RefreshableCredentials
 from botocore.utils import parse_timestamp
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _DEFAULT_REGION: Final = "us-east-1"  # what S3 look-alikes call themselves
 _LARGE_BODY_BYTES: Final = 512 * 1024  # aiohttp takes up to 1 MiB in one go
 _BLOCK_BYTES: Final = 256 * 1024
+_SIGNATURE: Final = "s3v4-walkeeper"
 _CONNECTIONS_PER_OPERATION: Final = 3  # two pieces in flight and a request beside them
 
 
@@ -35,11 +37,13 @@ class Body(io.RawIOBase):
 
     A BytesIO copies what is not ``bytes``, 16 MiB for each segment on its way. Closing it lets go
     of the bytes: what botocore keeps of a request lives on until the garbage collector comes.
+    ``sha256`` of the bytes, in hexadecimal, is signed; without it the payload is not.
     """
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, data: bytes | memoryview, sha256: str = "") -> None:
         super().__init__()
         self.view = memoryview(data)
+        self.sha256 = sha256
         self._at = 0
 
     def readable(self) -> bool:
@@ -72,6 +76,24 @@ class Body(io.RawIOBase):
         """Let go of the bytes."""
         self.view = memoryview(b"")
         super().close()
+
+
+class _Signer(S3SigV4Auth):
+    """Signs the digest that a body brings along; its own would be computed on the event loop."""
+
+    def payload(self, request: Any) -> str:
+        body = request.body
+        if isinstance(body, Body) and body.sha256:
+            return body.sha256
+        return str(super().payload(request))
+
+
+AUTH_TYPE_MAPS[_SIGNATURE] = _Signer
+
+
+def _choose_signer(signature_version: Any, **_: Any) -> str | None:
+    """Ours where botocore's for S3 would be taken, not for S3 Express and the like."""
+    return _SIGNATURE if signature_version in {"v4", "s3v4"} else None
 
 
 class _Session(AIOHTTPSession):  # type: ignore[misc]
@@ -128,6 +150,8 @@ async def new_client(settings: StorageSettings) -> AsyncIterator[S3Client]:
         aws_session_token=None if token is None else token.reveal(),
         config=_client_config(settings),
     ) as client:
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.register(f"choose-signer.s3.{operation}", _choose_signer)
         yield client
 
 
@@ -177,13 +201,13 @@ def _client_config(settings: StorageSettings) -> AioConfig:
         read_timeout=settings.read_timeout_s,
         max_pool_connections=settings.max_concurrent * _CONNECTIONS_PER_OPERATION,
         retries={"total_max_attempts": 1, "mode": "standard"},
-        # Look-alikes refuse the trailing checksums that are botocore's default; Content-MD5 is the
-        # check that all of them know, and is computed in a thread.
+        # Look-alikes refuse the trailing checksums that are botocore's default; a body has a digest
+        # of ours, which was computed in a thread.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={
             "addressing_style": settings.addressing_style,
-            # SHA-256 of 16 MiB would hold up the event loop; the MD5 is part of what is signed.
+            # SHA-256 of 16 MiB would hold up the event loop; see `_Signer`.
             "payload_signing_enabled": False,
         },
     )

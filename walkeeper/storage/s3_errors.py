@@ -35,6 +35,10 @@ class UploadGone(StorageError):
     """The multipart upload does not exist (any more): completed before, or aborted by others."""
 
 
+class DigestMismatch(StorageUnavailable):
+    """What arrived is not what the digest was made of: damaged on the way."""
+
+
 class NotImplementedByStore(StorageError):
     """The store knows the request, or a condition in it, not at all (501)."""
 
@@ -51,9 +55,9 @@ _BY_CODE: Final[dict[str, type[StorageError]]] = {
     "InvalidToken": StorageDenied,
     "TokenRefreshRequired": StorageDenied,
     # Damaged or cut on the way to the store, or too slow: another attempt may succeed.
-    "BadDigest": StorageUnavailable,
+    "BadDigest": DigestMismatch,
     "IncompleteBody": StorageUnavailable,
-    "XAmzContentSHA256Mismatch": StorageUnavailable,
+    "XAmzContentSHA256Mismatch": DigestMismatch,
     "RequestTimeout": StorageUnavailable,
     "InternalError": StorageUnavailable,
     "SlowDown": StorageUnavailable,

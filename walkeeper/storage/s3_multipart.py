@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import mmap
-from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from walkeeper.errors import ObjectExists, ObjectNotFound, StorageError, WalkeeperError
-from walkeeper.storage.base import Buffer
 from walkeeper.storage.retry import Retrier
-from walkeeper.storage.s3_bucket import Bucket, Piece
+from walkeeper.storage.s3_bucket import Bucket
 from walkeeper.storage.s3_errors import UploadGone
+from walkeeper.storage.s3_piece import Piece, PieceCutter
 from walkeeper.storage.settings import MIB
 
 if TYPE_CHECKING:
@@ -33,68 +30,6 @@ _SLOWLY_ASSEMBLED_BYTES: Final = 64 * MIB
 """For the time limit, a completion counts like a body of at most this: it can take minutes."""
 
 
-class PieceCutter:
-    """Cuts a stream into pieces of ``piece_bytes``, which are digested in ``executor``.
-
-    A piece is filled in memory that was given back by `reuse`, if there is any: new pages for each
-    cost as much as the copy.
-    """
-
-    def __init__(
-        self, chunks: AsyncIterator[Buffer], piece_bytes: int, executor: ThreadPoolExecutor
-    ) -> None:
-        self._chunks = chunks
-        self._piece_bytes = piece_bytes
-        self._executor = executor
-        self._rest = memoryview(b"")
-        self._spare: list[mmap.mmap] = []
-        self._ended = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing comes after the piece returned last; known as soon as it is returned."""
-        return self._ended and not self._rest
-
-    async def next_piece(self) -> Piece:
-        """The next piece: full, unless it is the last; empty after that."""
-        # Of nobody else, and pages that are not filled do not count.
-        room = self._spare.pop() if self._spare else mmap.mmap(-1, self._piece_bytes)
-        view = memoryview(room)
-        filled = 0
-        while not self._ended:
-            step = min(len(self._rest), len(view) - filled)
-            view[filled : filled + step] = self._rest[:step]
-            filled += step
-            self._rest = self._rest[step:]
-            if self._rest:
-                break
-            # Also behind a full piece, to know whether it is the last one.
-            await self._take_chunk()
-        return await make_piece(view[:filled], self._executor)
-
-    def reuse(self, piece: Piece) -> None:
-        """Takes a piece's memory back, which nobody reads any more."""
-        if isinstance(piece.data, memoryview) and isinstance(piece.data.obj, mmap.mmap):
-            self._spare.append(piece.data.obj)
-
-    async def _take_chunk(self) -> None:
-        self._rest = memoryview(b"")  # its owner may use the memory again
-        try:
-            self._rest = memoryview(await anext(self._chunks)).cast("B")
-        except StopAsyncIteration:
-            self._ended = True
-
-
-async def make_piece(data: bytes | memoryview, executor: ThreadPoolExecutor) -> Piece:
-    """``data`` itself and its MD5, which is computed in a thread."""
-    return await asyncio.get_running_loop().run_in_executor(executor, _digested, data)
-
-
-def _digested(data: bytes | memoryview) -> Piece:
-    md5 = hashlib.md5(data, usedforsecurity=False).digest()
-    return Piece(data, md5, b64encode(md5).decode())
-
-
 class MultipartUpload:
     """One object being uploaded to ``key`` in pieces; used once.
 
@@ -109,7 +44,6 @@ class MultipartUpload:
         self._conditional = conditional
         self._upload = ""
         self._tags: dict[int, str] = {}
-        self._md5s: dict[int, bytes] = {}
         self._size_bytes = 0
         self._completions = 0
 
@@ -157,7 +91,6 @@ class MultipartUpload:
 
         size = len(piece.data)
         self._tags[number] = await self._call(f"upload part {number} of", upload, size)
-        self._md5s[number] = piece.md5
         self._size_bytes += size
         if attempts == 1:  # else a connection that was given up may still send from there
             cutter.reuse(piece)
@@ -197,17 +130,15 @@ class MultipartUpload:
 
     async def _was_completed(self) -> bool:
         """Whether an earlier attempt did it and its answer was lost: the object is there, with our
-        size and the entity tag that S3 computes from the MD5s of exactly these pieces."""
+        size and the entity tag that S3 computes from those of exactly these pieces."""
         if self._completions == 1:
             return False
         try:
             stored = await self._bucket.head(self._key)
         except ObjectNotFound:
             return False
-        md5s = b"".join(self._md5s[number] for number in sorted(self._md5s))
-        digest = hashlib.md5(md5s, usedforsecurity=False).hexdigest()
-        tag = f"{digest}-{len(self._md5s)}"
-        return stored.size_bytes == self._size_bytes and stored.etag.strip('"') == tag
+        tags = [self._tags[number] for number in sorted(self._tags)]
+        return stored.size_bytes == self._size_bytes and stored.etag.strip('"') == _tag_of(tags)
 
     async def _check_size(self) -> None:
         stored = await self._bucket.head(self._key)
@@ -239,6 +170,18 @@ class MultipartUpload:
     async def _call(self, operation: str, attempt: Callable[[], Awaitable[T]], size: int = 0) -> T:
         what = f"{operation} s3://{self._bucket.name}/{self._key}"
         return await self._retrier.call(what, attempt, size_bytes=size)
+
+
+def _tag_of(tags: list[str]) -> str | None:
+    """The entity tag of an object of parts with these: the MD5 of theirs, which are MD5s too.
+
+    None where they are not, as with keys of AWS KMS: then nothing is known of it.
+    """
+    try:
+        md5s = b"".join(bytes.fromhex(tag.strip('"')) for tag in tags)
+    except ValueError:
+        return None
+    return f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(tags)}"
 
 
 def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:

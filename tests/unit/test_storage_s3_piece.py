@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walkeeper.storage.base import Buffer
-from walkeeper.storage.s3_multipart import PieceCutter
+from walkeeper.storage.s3_piece import PieceCutter, with_md5
 
 
 @given(
@@ -29,13 +29,13 @@ def test_pieces_are_the_stream_and_full_but_for_the_last(
 
     async def cut() -> list[bytes]:
         with ThreadPoolExecutor(1) as executor:
-            cutter = PieceCutter(source(), piece_bytes, executor)
+            cutter = PieceCutter(source(), piece_bytes, with_md5, executor)
             pieces = [await cutter.next_piece()]
             while not cutter.is_done:
                 pieces.append(await cutter.next_piece())
         for piece in pieces:
-            assert piece.md5 == hashlib.md5(piece.data).digest()
-            assert base64.b64decode(piece.md5_base64) == piece.md5
+            assert base64.b64decode(piece.md5) == hashlib.md5(piece.data).digest()
+            assert not piece.sha256
         return [bytes(piece.data) for piece in pieces]
 
     pieces = asyncio.run(cut())
@@ -62,7 +62,7 @@ def test_memory_that_was_given_back_holds_the_next_piece_and_the_caller_keeps_hi
     async def cut() -> tuple[bytes, set[int]]:
         stream, rooms = b"", set()
         with ThreadPoolExecutor(1) as executor:
-            cutter = PieceCutter(source(), piece_bytes, executor)
+            cutter = PieceCutter(source(), piece_bytes, with_md5, executor)
             while not cutter.is_done:
                 piece = await cutter.next_piece()
                 assert isinstance(piece.data, memoryview)

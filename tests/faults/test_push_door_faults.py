@@ -189,3 +189,24 @@ def test_an_agent_that_is_killed_while_a_hook_waits_at_its_door_lets_it_tell_why
     at_door.start_agent()
     at_door.wait_recognised()
     require_pushed(at_door, shell_only, file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process capabilities")
+def test_hooks_that_the_agent_may_not_look_at_close_its_door_and_are_served_by_the_client(
+    at_door: Installation,
+) -> None:
+    file = hold_back(at_door)
+    owner = at_door.workspace.owner
+    privileged = ["setpriv", f"--reuid={owner.uid}", f"--regid={owner.gid}", "--clear-groups"]
+    privileged += ["--inh-caps=+sys_nice", "--ambient-caps=+sys_nice"]
+    hook = [at_door.program, "wal-push", "--socket", at_door.socket, f"pg_wal/{file}"]
+    for _ in range(2):
+        subprocess.run(
+            [*privileged, *map(str, hook)],
+            cwd=at_door.cluster.data_dir,
+            env=BARE_ENVIRONMENT,
+            check=True,
+            timeout=DEADLINE_S,
+        )
+    assert door_files(at_door) == set()
+    assert "no_push_door" in at_door.agent_log

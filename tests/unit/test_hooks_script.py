@@ -1,6 +1,7 @@
 """The installed command: a shell script that PostgreSQL starts with a bare environment."""
 
 import os
+import re
 import shutil
 import stat
 import sys
@@ -12,6 +13,8 @@ import pytest
 from tests.fix_hooks import PACKAGE_ROOT, SCRIPT, SITE, Ended, run_process, serving
 from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
+from walkeeper.agent.push_door import SLEEP_S
+from walkeeper.hooks.client import PUSH_DEADLINE_S
 
 
 def hook_calls(command: str) -> list[str]:
@@ -150,3 +153,13 @@ async def test_the_other_commands_keep_their_exit_codes_and_arguments(
 
 def test_the_script_can_be_run() -> None:
     assert SCRIPT.stat().st_mode & stat.S_IXOTH
+
+
+def test_the_door_and_the_client_behind_it_take_no_longer_than_the_client_alone() -> None:
+    script = SCRIPT.read_text()
+    at_door_s, rest_s = (
+        float(re.findall(pattern, script)[0])
+        for pattern in (r"(?m) sleep (\d+) .*&$", r"(?m)rest=--timeout=(\d+)$")
+    )
+    assert at_door_s == SLEEP_S
+    assert at_door_s + rest_s == PUSH_DEADLINE_S

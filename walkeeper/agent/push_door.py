@@ -17,13 +17,15 @@ wakes. Whatever happens to the agent meanwhile, the shell waits no longer than i
 
 ``SOCKET.push`` is the FIFO; ``SOCKET.push.agent`` leads to the agent's descriptor of it in /proc. A
 hook asks only where both are the same: so the agent lives, in its own pid namespace. One that hears
-nothing until its sleeper ends removes that link, and no other one waits in vain.
+nothing until its sleeper ends removes that link: no other one waits in vain, and the FIFO of an
+agent that does not read never fills up. Calls with other options than --socket are the client's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import stat
@@ -216,6 +218,8 @@ def _kill(process: int) -> None:
 
 def _require_signals() -> None:
     """Raise OSError where signals cannot be sent by way of /proc, pidfd_send_signal(2)."""
+    if not hasattr(signal, "pidfd_send_signal"):  # a Python that was built on Linux before 5.1
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     own = _open_process("self")
     try:
         signal.pidfd_send_signal(own, 0)

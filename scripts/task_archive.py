@@ -155,6 +155,7 @@ def time_call(session: Session, argv: list[str]) -> float:
 
 
 def measure_backup(session: Session) -> None:
+    read_whole(session.dataset.data_dir)
     os.sync()
     asked_before = session.store.requests()
     with session.gauge() as gauge:
@@ -164,6 +165,20 @@ def measure_backup(session: Session) -> None:
     if asked is not None and asked_before is not None:
         figures["requests"] = asked - asked_before
     session.note("backup", session.dataset.files, figures)
+
+
+def read_whole(data_dir: Path) -> None:
+    """Put the files of a cluster into the page cache, as far as they fit.
+
+    What the program before has displaced would cost the next one: up to 2 s of CPU a GiB on a
+    virtual machine whose memory comes from its host page by page.
+    """
+    block = bytearray(MIB)
+    for path in sorted((data_dir / "base").rglob("*")):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(block):
+                    pass
 
 
 def measure_restore(session: Session) -> None:

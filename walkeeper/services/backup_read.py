@@ -145,6 +145,8 @@ class TarReader:
 
     def _large_file(self, entry: DataEntry, file: int, facts: os.stat_result) -> Iterator[Block]:
         yield _header(entry, facts)
+        # The kernel then reads ahead in larger steps, which costs less CPU.
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         digest = hashlib.sha256()
         verifier = self._verifier(entry, file)
         bad: list[int] = []

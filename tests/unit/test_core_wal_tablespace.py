@@ -5,7 +5,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from walkeeper.core.wal_tablespace import find_created_tablespaces
+from walkeeper.core.wal_tablespace import find_created_tablespaces, find_places
 from walkeeper.core.walpage import PAGE_SIZE
 
 PAGES = 4
@@ -45,6 +45,28 @@ def test_a_record_is_found_across_pages_and_segments(at: int, path: str, prefix:
     first, second = lay_out(record(path, prefix=prefix), at)
     found = [*find_created_tablespaces(first), *find_created_tablespaces(second, first)]
     assert path in found
+
+
+@given(
+    at=st.integers(0, 2 * SEGMENT - 2048).map(lambda number: number // 8 * 8),
+    path=st.sampled_from(["/t", "/var/lib/postgresql/fast", "/" + "x" * 900, "/" * 300]),
+    filling=st.sampled_from([b"\0", b"/", b"/a", b"\x05\0\0/"]),
+    block_bytes=st.integers(1, 3 * PAGE_SIZE),
+)
+def test_a_record_is_found_in_blocks_of_any_size_and_among_any_number_of_slashes(
+    at: int, path: str, filling: bytes, block_bytes: int
+) -> None:
+    whole = (filling * (2 * SEGMENT))[: 2 * SEGMENT]
+    content = record(path)
+    first, second = lay_out(whole[:at] + content + whole[at + len(content) :], 0)
+    found = [*find_created_tablespaces(first), *find_created_tablespaces(second, first)]
+    streamed = list(find_created_tablespaces(second, first, places=[]))
+    for data in (first, second):
+        begins = range(0, SEGMENT, block_bytes)
+        places = [place for at in begins for place in find_places(data[at : at + block_bytes], at)]
+        streamed += find_created_tablespaces(data, places=places)
+    assert path in found
+    assert path in streamed
 
 
 @given(st.binary(min_size=1, max_size=64), st.integers(0, 63))

@@ -151,13 +151,7 @@ class FetchBench:
 
     async def fetch(self, wal: WalFile, mode: str = "recovery", **facts: object) -> bytes | None:
         """What a client in this mode is given: the file's bytes, None for absent, or the error."""
-        request = FetchRequest(
-            wal=wal,
-            client=ClientIdentity(1, 2),
-            standby=mode == "standby",
-            recovery=mode == "recovery",
-            **({"timeout_s": 30.0} | facts),  # type: ignore[arg-type]
-        )
+        request = _request(wal, mode, facts)
         path = self.directory / "fetched"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         outcome = await self.fetcher.fetch(request, descriptor)
@@ -166,6 +160,10 @@ class FetchBench:
         content = path.read_bytes()
         assert len(content) == outcome.size_bytes
         return content
+
+    async def go_ahead(self, wal: WalSegment, **facts: object) -> None:
+        """A prepared recovery is about to begin with this segment."""
+        await self.fetcher.go_ahead(_request(wal, "recovery", facts), None)
 
     async def look_for_latest(self, mode: str = "recovery", **facts: object) -> int:
         """What a recovery to the latest timeline does first, and a standby again and again."""
@@ -178,6 +176,16 @@ class FetchBench:
         self, timeline: int, mode: str = "recovery", **facts: object
     ) -> bytes | None:
         return await self.fetch(TimelineHistoryFile(timeline), mode, **facts)
+
+
+def _request(wal: WalFile, mode: str, facts: dict[str, object]) -> FetchRequest:
+    known = {"client": ClientIdentity(1, 2), "timeout_s": 30.0} | facts
+    return FetchRequest(
+        wal=wal,
+        standby=mode == "standby",
+        recovery=mode == "recovery",
+        **known,  # type: ignore[arg-type]
+    )
 
 
 async def put_object(archive: Archive, name: ObjectName, content: bytes) -> None:

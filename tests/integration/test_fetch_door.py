@@ -48,13 +48,14 @@ class Recovery:
         *,
         name: str = "RECOVERYXLOG",
         data_dir: Path | None = None,
+        option: str = "--guard-tablespaces",
     ) -> Ended:
         """As PostgreSQL does; what lies there under that name is removed first, as it does."""
         data_dir = data_dir or self.data_dir
         (data_dir / "pg_wal" / name).unlink(missing_ok=True)
         return await run_process(
             program, "--config", self.config, "wal-fetch", "--archive", self.folder,
-            "--guard-tablespaces", str(segment(1, number)), f"pg_wal/{name}",
+            option, str(segment(1, number)), f"pg_wal/{name}",
             cwd=data_dir, env={"XDG_RUNTIME_DIR": str(self.runtime)}, timeout_s=DEADLINE_S,
         )  # fmt: skip
 
@@ -99,6 +100,8 @@ async def recovery(
     for directory in (root, state, runtime, short_dir / "data" / "pg_wal"):
         directory.mkdir(parents=True, mode=0o700)
     (short_dir / "data" / "recovery.signal").touch()
+    # As far as it tells one run of a server from the next; without one nothing is fetched ahead.
+    (short_dir / "data" / "postmaster.pid").write_text("4711\n/data\n1700000000\n")
     archive = await make_archive(FilesystemStorage(root, pool), keys, pool)
     for number in range(1, LAST + 1):
         wal = segment(1, number)
@@ -129,6 +132,53 @@ async def test_a_shell_gets_one_segment_after_the_other(recovery: Recovery) -> N
         status = (recovery.data_dir / "pg_wal" / "RECOVERYXLOG").stat()
         assert (status.st_mode & 0o7777, status.st_nlink) == (0o600, 1)
         assert recovery.files == {DOOR, "RECOVERYXLOG"}
+
+
+async def test_the_first_segment_comes_through_the_door_once_it_is_fetched_ahead(
+    recovery: Recovery,
+) -> None:
+    ended = await recovery.fetch(1, recovery.script, option="--ahead")
+    assert (ended.code, ended.err, recovery.files) == (0, "", {DOOR})
+    for number in range(1, LAST + 1):
+        assert (await recovery.fetch(number, recovery.shell_only)).code == 0
+        assert recovery.got() == content_of(segment(1, number))
+    again = await recovery.fetch(LAST, recovery.shell_only, option="--ahead")
+    assert (again.code, recovery.files) == (126, {DOOR})  # that is the client's to ask
+
+
+@pytest.mark.parametrize("gone", ["recovery.signal", "key.txt"])
+async def test_what_cannot_be_fetched_ahead_is_said_and_leaves_nothing(
+    recovery: Recovery, gone: str
+) -> None:
+    (recovery.config.parent / gone).unlink(missing_ok=True)
+    (recovery.data_dir / gone).unlink(missing_ok=True)
+    ended = await recovery.fetch(1, recovery.script, option="--ahead")
+    assert ended.code == 126
+    assert ended.err.startswith("walkeeper: ")
+    assert recovery.files == set()
+
+
+async def test_without_a_server_a_segment_is_fetched_and_none_behind_it(
+    recovery: Recovery,
+) -> None:
+    (recovery.data_dir / "postmaster.pid").unlink()
+    assert (await recovery.fetch(1, recovery.script)).code == 0
+    assert (await recovery.fetch(2, recovery.shell_only)).code == 126
+
+
+async def test_two_copies_are_served_by_one_service_each_through_its_own_door(
+    recovery: Recovery,
+) -> None:
+    copy = recovery.data_dir.with_name("copy")
+    shutil.copytree(recovery.data_dir, copy)
+    for data_dir in (recovery.data_dir, copy):
+        ended = await recovery.fetch(1, recovery.script, data_dir=data_dir, option="--ahead")
+        assert ended.code == 0, ended.err
+    for data_dir, number in [(recovery.data_dir, 1), (copy, 1), (copy, 2), (recovery.data_dir, 2)]:
+        ended = await recovery.fetch(number, recovery.shell_only, data_dir=data_dir)
+        assert ended.code == 0
+        assert (data_dir / "pg_wal/RECOVERYXLOG").read_bytes() == content_of(segment(1, number))
+    assert len(recovery.services()) == 1
 
 
 async def test_absent_is_told_by_the_client_alone(recovery: Recovery) -> None:

@@ -13,10 +13,10 @@ from tests.fix_archive import TestKeys
 from tests.fix_fetch import FetchBench, content_of, lsn_in, make_bench, running, segment, settle
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import StorageFull
+from walkeeper.services.ahead import AheadSource, Wishes
 from walkeeper.services.fetch_file import FetchFile
 from walkeeper.services.fetch_rules import ClientIdentity, FetchRequest
 from walkeeper.services.fetcher import FetchOutcome
-from walkeeper.services.prefetch import PrefetchSettings
 from walkeeper.storage.memory import MemoryStorage
 
 CONTENT = b"a segment" * 1000
@@ -93,17 +93,23 @@ async def test_what_is_put_in_place_ends_where_the_path_leaves_its_timeline(
     assert outcome.inode == path.stat().st_ino
 
 
-@pytest.mark.parametrize("settings", [PrefetchSettings(count=1 << 20, limit_bytes=1 << 60)])
+@pytest.mark.parametrize(("room_bytes", "wished"), [(1 << 60, ""), (0, "gone"), (0, "")])
 async def test_where_postgresql_might_miss_the_room_it_is_copied(
-    settings: PrefetchSettings,
+    room_bytes: int,
+    wished: str,
+    bench: FetchBench,
     pool: ThreadPoolExecutor,
-    keys: TestKeys,
     tmp_path: Path,
     pg_wal: Path,
 ) -> None:
-    bench = await make_bench(MemoryStorage(), keys, pool, tmp_path, prefetch=settings)
-    assert bench.fetcher._prefetcher._choose(pg_wal) == tmp_path
-    assert bench.fetcher._prefetcher._choose(pg_wal / "gone") == tmp_path
+    await bench.put_segments(1, 1)
+    source = AheadSource(bench.archive, pool, tmp_path, room_bytes)
+    ahead = await source.fetch(segment(1, 1), Wishes(pg_wal / wished), lambda: None)
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    files = [link.readlink().parent for link in links]
+    ahead.file.close()
+    lies_in = tmp_path if room_bytes or wished else pg_wal
+    assert [path for path in files if path in (tmp_path, pg_wal)] == [lies_in]
 
 
 def test_room_that_is_not_there_is_missed_before_anything_is_fetched(pg_wal: Path) -> None:

@@ -13,6 +13,7 @@ from tests.fix_fetch import FetchBench, content_of, lsn_in, make_bench, running,
 from walkeeper.core.layout import wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import IntegrityError, StorageUnavailable
+from walkeeper.services.fetch_rules import ClientIdentity
 from walkeeper.services.prefetch import PrefetchSettings
 from walkeeper.storage.memory import MemoryStorage
 
@@ -111,6 +112,76 @@ async def test_nothing_is_fetched_past_the_end(bench: FetchBench) -> None:
             await bench.fetch(segment(1, number), timeline=1, end=lsn_in(7))
         await settle(bench)
     assert not any(reads_of(bench, segment(1, number)) for number in range(7, 20))
+
+
+async def test_the_last_segment_is_there_when_a_prepared_recovery_reads_it_again(
+    bench: FetchBench,
+) -> None:
+    await bench.put_segments(1, *range(1, 4))
+    prepared = {"timeline": 1, "end": lsn_in(4)}
+    async with running(bench):
+        for number in (1, 2, 3):
+            await bench.fetch(segment(1, number), **prepared)
+        assert await bench.fetch(segment(1, 4), **prepared) is None
+        await settle(bench)
+        reads = reads_of(bench, segment(1, 3))
+        assert await bench.fetch(segment(1, 3), **prepared) == content_of(segment(1, 3))
+        await settle(bench)
+        assert bench.fetcher._prefetcher.held == 0
+    assert (reads, reads_of(bench, segment(1, 3))) == (2, 2)
+
+
+async def test_behind_the_end_the_store_is_asked_once_and_at_that_moment(
+    bench: FetchBench,
+) -> None:
+    await bench.put_segments(1, 1)
+    prepared = {"timeline": 1, "end": lsn_in(2)}
+    for asked in (1, 2):
+        assert await bench.fetch(segment(1, 2), **prepared) is None
+        assert reads_of(bench, segment(1, 2)) == asked
+    await bench.put_segments(1, 2)
+    assert await bench.fetch(segment(1, 2), **prepared) == content_of(segment(1, 2))
+    bench.storage.fail_all = StorageUnavailable("the store is away")
+    with pytest.raises(StorageUnavailable):
+        await bench.fetch(segment(1, 3), **prepared)
+
+
+async def test_a_recovery_that_has_not_begun_finds_its_first_segments_there(
+    bench: FetchBench,
+) -> None:
+    await bench.put_segments(1, *range(1, 20))
+    prepared = {"timeline": 1, "end": lsn_in(20)}
+    async with running(bench):
+        await bench.go_ahead(segment(1, 5), **prepared)
+        await settle(bench)
+        assert bench.fetcher._prefetcher.held == 4
+        for number in range(5, 20):
+            assert await bench.fetch(segment(1, number), **prepared) is not None
+    assert bench.fetcher.statistics.from_prefetch == 15
+
+
+async def test_a_segment_that_nobody_goes_on_from_lets_nothing_be_fetched_ahead(
+    bench: FetchBench,
+) -> None:
+    await bench.put_segments(1, *range(1, 9))
+    async with running(bench):
+        assert await bench.fetch(segment(1, 1), timeline=1, end=lsn_in(9), goes_on=False)
+        assert bench.fetcher._prefetcher.held == 0
+
+
+async def test_two_recoveries_share_the_room_whoever_comes_first(bench: FetchBench) -> None:
+    await bench.put_segments(1, *range(1, 60))
+    clients = [ClientIdentity(1, 2), ClientIdentity(1, 3)]
+    async with running(bench):
+        for number in range(1, 9):
+            await bench.fetch(segment(1, number), client=clients[0])
+            await settle(bench)
+        for number in range(1, 30):
+            for client in clients:
+                await bench.fetch(segment(1, number + 8), client=client)
+                await settle(bench)
+        held = bench.fetcher._prefetcher._clients
+        assert [len(held[client].ahead) for client in clients] == [4, 4]
 
 
 async def test_a_tool_without_a_signal_file_gets_nothing_ahead(bench: FetchBench) -> None:

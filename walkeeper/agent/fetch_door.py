@@ -162,10 +162,10 @@ class FetchDoor:
             raise Failure("not a question for WAL")
         name, path = (encoded(operand) for operand in call.operands)
         fields = fetch.ask_for(name, os.path.join(directory, path), call, pid)  # noqa: PTH118 - bytes
-        self._expect_own(call, fields)
+        self._expect_own(call)
         return _Question(pid, fields, _open_empty(fields["temporary"]))
 
-    def _expect_own(self, call: Options, fields: dict[str, bytes]) -> None:
+    def _expect_own(self, call: Options) -> None:
         """Raise Failure unless the client would ask this service, and no other."""
         choice = private_service.Choice(
             call.get("--config"), call.get("--archive"), call.get("--unsigned") is not None
@@ -174,7 +174,7 @@ class FetchDoor:
         fixed = choice.config is not None and choice.config.startswith("/")
         if not fixed or call.get("--socket") is not None:
             raise Failure("another service may be meant")
-        if private_service.describe(choice, fields).socket != str(self._socket):
+        if private_service.describe(choice).socket != str(self._socket):
             raise Failure("another service is meant")
 
     async def _in_thread(self, work: Callable[[*Ts], T], *args: *Ts) -> T:

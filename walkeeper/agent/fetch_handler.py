@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.hook_requests import WalFetchRequest
@@ -29,6 +30,14 @@ class FetchHandler:
         """Whether what is asked for is being, or has been, fetched ahead."""
         return self._fetcher.is_ahead(parse_fetch(request))
 
+    async def go_ahead(self, request: Request) -> Reply:
+        """Begin to fetch a segment and those behind it for a recovery that will ask for them."""
+        fetch, path = parse_fetch(request), WalFetchRequest.parse(request).path
+        loop = asyncio.get_running_loop()
+        home = await loop.run_in_executor(self._pool, _find_home, path, fetch.client)
+        await self._fetcher.go_ahead(fetch, home)
+        return Reply.ok()
+
     async def __call__(self, request: Request) -> Reply:
         """Serve one request."""
         asked = WalFetchRequest.parse(request)
@@ -41,6 +50,16 @@ class FetchHandler:
             guard = partial(check_tablespaces, outcome.look, fetch.wal, self._size, data_dir)
             await asyncio.get_running_loop().run_in_executor(self._pool, guard)
         return Reply.ok(wire.encode_written(outcome.size_bytes, outcome.inode))
+
+
+def _find_home(path: Path, client: ClientIdentity) -> Path | None:
+    """The directory of %p, where this process sees the client's data directory above it."""
+    home = path.parent
+    try:
+        status = home.parent.stat()
+    except OSError:
+        return None
+    return home if (status.st_dev, status.st_ino) == (client.device, client.inode) else None
 
 
 def parse_fetch(request: Request) -> FetchRequest:
@@ -57,6 +76,7 @@ def parse_fetch(request: Request) -> FetchRequest:
         present=asked.present,
         run=asked.run,
         guard=asked.guard,
+        goes_on=bool(asked.run) or not asked.recovery,
     )
 
 

@@ -78,7 +78,9 @@ async def run_fetch_service(
         async with asyncio.TaskGroup() as group:
             handler = _OpeningHandler(shop, archive, places, group)
             door = FetchDoor(listen, handler.serve_ahead, shop.pool, server.note_request)
-            server.register("wal-fetch", _Leading(handler, door), deadline_s=None)
+            leading = _Leading(handler, door)
+            server.register("wal-fetch", leading, deadline_s=None)
+            server.register("wal-ahead", leading.go_ahead, deadline_s=None)
             serving = group.create_task(server.serve())
             answering = group.create_task(door.serve())
             log.info("fetch_service_ready", socket=str(listen))
@@ -102,6 +104,13 @@ class _Leading:
         asked = WalFetchRequest.parse(request)
         if reply.status == wire.OK and (asked.recovery or asked.standby) and asked.temporary:
             await self._door.lead(asked.path.parent, asked.data_directory)
+        return reply
+
+    async def go_ahead(self, request: Request) -> Reply:
+        """Begin to fetch what a recovery will ask for; its first question may come to the door."""
+        reply = await self._handler.go_ahead(request)
+        asked = WalFetchRequest.parse(request)
+        await self._door.lead(asked.path.parent, asked.data_directory)
         return reply
 
 
@@ -132,6 +141,10 @@ class _OpeningHandler:
             log.warning("archive_not_opened", file=str(fetch.wal), reason=error.message)
             return Reply.absent()
         return await handler(request)
+
+    async def go_ahead(self, request: Request) -> Reply:
+        """Begin to fetch ahead. Raises what keeps the archive from being opened or read."""
+        return await (await self._open()).go_ahead(request)
 
     async def serve_ahead(self, request: Request) -> Reply:
         """Serve a request, but only with what is fetched ahead. Raises NoSuchSegment."""

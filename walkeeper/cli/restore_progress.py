@@ -17,6 +17,7 @@ _PHASES: Final = {
     "try": "fetching a segment as PostgreSQL's user",
     "fetch": "fetching the backup",
     "configure": "writing the recovery settings",
+    "ahead": "fetching the first WAL",
     "recover": "starting PostgreSQL",
 }
 

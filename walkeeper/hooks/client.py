@@ -40,9 +40,10 @@ Exit codes: 0 durable, 1 anything else."""
 FETCH_USAGE = """\
 usage: walkeeper wal-fetch [--socket S] [--config F] [--archive A] [--timeline N] [--end LSN]
                            [--standby] [--unsigned] [--guard-tablespaces]
-                           [--timeout SECONDS] %f %p
+                           [--timeout SECONDS] [--ahead] %f %p
 
-Fetches a WAL file from the archive: the restore_command.
+Fetches a WAL file from the archive: the restore_command. With --ahead nothing is written: it has
+this and the following files fetched ahead, for a recovery that is about to ask for them.
 Exit codes: 0 fetched, 66 the archive holds no such file, 126 anything else."""
 
 _PUSH_OPTIONS = {"--socket": True, "--timeout": True}
@@ -56,6 +57,7 @@ _FETCH_OPTIONS = {
     "--unsigned": False,
     "--guard-tablespaces": False,
     "--timeout": True,
+    "--ahead": False,
 }
 
 
@@ -81,11 +83,12 @@ def push(arguments: list[str]) -> None:
 
 
 def parse_fetch(arguments: list[str]) -> Options | None:
-    """The options of a call of ``wal-fetch``, None for another call. Raises Failure."""
+    """The options of a call of ``wal-fetch`` that fetches, None for another. Raises Failure."""
     call = split_command(arguments)
     if call is None or call[0] != "wal-fetch":
         return None
-    return parse_options(call[1], _FETCH_OPTIONS, 2)
+    options = parse_options(call[1], _FETCH_OPTIONS, 2)
+    return options if options.get("--ahead") is None else None
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -102,9 +105,10 @@ def run(command: str, arguments: list[str]) -> int:
         if command == "wal-push":
             push(arguments)
         else:
-            from walkeeper.hooks.fetch import fetch
+            from walkeeper.hooks.fetch import fetch, fetch_ahead
 
-            fetch(parse_options(arguments, _FETCH_OPTIONS, 2))
+            options = parse_options(arguments, _FETCH_OPTIONS, 2)
+            (fetch if options.get("--ahead") is None else fetch_ahead)(options)
     except Absent:
         return 66 if command == "wal-fetch" else failed
     except Failure as failure:

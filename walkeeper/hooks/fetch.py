@@ -44,12 +44,23 @@ def fetch(options: Options) -> None:
     flags = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
     descriptor = posix.open(temporary, flags, 0o600)
     try:
-        message = ask_service(options, fields, frame, deadline, descriptor)
+        message = ask_service(options, frame, deadline, descriptor)
         check_written(message, descriptor, temporary)
         posix.rename(temporary, destination)
     except BaseException:
         remove(temporary)
         raise
+
+
+def fetch_ahead(options: Options) -> None:
+    """Returns when the service has begun to fetch what a recovery will ask for, this file first.
+
+    The service is there then and the archive open. Raises Failure.
+    """
+    name, destination = encoded(options.operands[0]), absolute(encoded(options.operands[1]))
+    fields = ask_for(name, destination, options, b"0")
+    deadline = deadline_in(int(fields["timeout_ms"]) / 1000)
+    ask_service(options, wire.encode_request("wal-ahead", fields), deadline)
 
 
 def ask_for(name: bytes, destination: bytes, options: Options, pid: bytes) -> dict[str, bytes]:
@@ -156,7 +167,7 @@ def holds(path: bytes, name: bytes) -> bool:
 
 
 def ask_service(
-    options: Options, fields: dict[str, bytes], frame: bytes, deadline: float, descriptor: int
+    options: Options, frame: bytes, deadline: float, descriptor: int | None = None
 ) -> str:
     """Asks whoever is responsible and returns the message of an ``ok``.
 
@@ -177,15 +188,16 @@ def ask_service(
             return ask(agent, frame, deadline, descriptor)
         except NobodyListens:
             pass
-    service = private_service.describe(choice, fields)
+    service = private_service.describe(choice)
     for _ in range(_ATTEMPTS):
         try:
             return ask(service.socket, frame, deadline, descriptor)
         except NobodyListens:
             private_service.start(service, deadline)
         except Unanswered:  # it was just ending
-            posix.ftruncate(descriptor, 0)
-            posix.lseek(descriptor, 0, 0)
+            if descriptor is not None:
+                posix.ftruncate(descriptor, 0)
+                posix.lseek(descriptor, 0, 0)
     return ask(service.socket, frame, deadline, descriptor)
 
 

@@ -1,7 +1,8 @@
 """The fetch service that ``wal-fetch`` starts where no agent runs.
 
-One for each configuration, archive and data directory, and apart for those who believe unsigned
-objects; it prefetches, serves the later calls of the same recovery, and ends when it has been idle.
+One for each configuration and archive, and apart for those who believe unsigned objects; it
+prefetches, serves the later calls of the same recovery, and ends when it has been idle. Before its
+recovery begins, ``restore`` has asked it for a segment, and has it fetch the first ones ahead.
 Its socket, lock and log lie in a directory that only its user can enter.
 """
 
@@ -54,8 +55,8 @@ class Service:
         self.arguments = arguments
 
 
-def describe(choice: Choice, fields: dict[str, bytes]) -> Service:
-    """The service for one choice and data directory.
+def describe(choice: Choice) -> Service:
+    """The service for one choice.
 
     Its socket's name also depends on the state of the configuration file and on the protocol, so
     that a corrected file and an upgraded hook are served by a new service, not by the old one.
@@ -69,7 +70,7 @@ def describe(choice: Choice, fields: dict[str, bytes]) -> Service:
     except OSError as error:
         state = f"errno {error.errno}"
     identity = [config_path, state.encode(), encoded(choice.archive or "")]
-    identity += [b"%d" % choice.unsigned, fields["data_dev"], fields["data_ino"]]
+    identity.append(b"%d" % choice.unsigned)
     key = fingerprint(b"\0".join(identity))
     name = f"fetch-{wire.VERSION}-{key:032x}.sock"
     socket = private_directory(len(name)) + "/" + name

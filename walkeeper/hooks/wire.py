@@ -32,6 +32,9 @@ Commands of the hooks and their fields (integers as decimal, times in nanosecond
     and mode, if it sees that very file there. The message of ``ok`` is the number of bytes written,
     and behind a blank the inode of the file that took its place, if one did; ``absent`` means that
     the archive answered that it holds no such file.
+``wal-ahead``
+    The same fields, for a recovery that will ask for this segment and those that follow it. ``ok``
+    means that they are being fetched; nothing is written and no descriptor goes along.
 """
 
 VERSION = 1

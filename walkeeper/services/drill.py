@@ -152,6 +152,7 @@ class Drill:
             fetch_words=access.words,
             backup=self.settings.backup,
             tablespaces_dir=scratch.tablespaces_dir,
+            ahead=False,  # the drill's own fetcher is there already
         )
         return RestoreService(self.archive, self.backups, self.pool, settings, self.progress)
 

@@ -17,7 +17,7 @@ from typing import Final
 from walkeeper.core.layout import ObjectName
 from walkeeper.errors import IntegrityError, StorageFull, WalkeeperError
 from walkeeper.repository.archive import Archive
-from walkeeper.repository.pour import pour
+from walkeeper.repository.pour import Take, pour
 
 _COPY_BYTES: Final = 8 << 20
 _ZEROS: Final = bytes(1 << 18)
@@ -211,23 +211,27 @@ async def download(
     *,
     size_bytes: int,
     came: Callable[[], None] | None = None,
+    take: Take | None = None,
 ) -> None:
     """Write the content of an object into an empty file, checked to its end.
 
     Returns only when all of it is authentic and it has exactly this size. Raises ObjectNotFound
     before anything is written, IntegrityError, WrongKey and what storage raises; then the file may
-    hold a part. ``came`` is called for each block. Memory: a few MiB, whatever the size.
+    hold a part. ``came`` is called for each block, ``take`` gets each one as well.
+    Memory: a few MiB, whatever the size.
     """
     written = 0
 
-    def take(block: bytes) -> None:
+    def write(block: bytes) -> None:
         nonlocal written
         written += len(block)
         if written > size_bytes:
             raise _wrong_size(name, f"at least {written}", size_bytes)
         file.write(block)
+        if take is not None:
+            take(block)
 
-    await pour(archive, name, take, pool, came=came)
+    await pour(archive, name, write, pool, came=came)
     if written != size_bytes:
         raise _wrong_size(name, str(written), size_bytes)
 

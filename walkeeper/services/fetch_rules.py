@@ -35,7 +35,8 @@ class FetchRequest:
     follow and how far its WAL is needed; they count in an archive recovery alone. ``present`` says
     that PostgreSQL already has a file of that name. ``timeout_s`` is how long the client waits.
     ``run`` tells one run of the client's server from the next; "" when no server runs. ``guard``
-    asks for a look at the tablespaces that a segment creates.
+    asks for a look at the tablespaces that a segment creates. ``goes_on`` is False where no
+    recovery is under way that would ask for what follows.
     """
 
     wal: WalFile
@@ -48,6 +49,7 @@ class FetchRequest:
     present: bool = False
     run: str = ""
     guard: bool = False
+    goes_on: bool = True
 
     @property
     def is_tool(self) -> bool:

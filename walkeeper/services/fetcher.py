@@ -132,6 +132,19 @@ class Fetcher:
             case _:
                 return False
 
+    async def go_ahead(self, request: FetchRequest, home: Path | None) -> None:
+        """Begin to fetch a segment and those behind it; needs `run`.
+
+        ``home`` is where a recovery will want them. Raises UsageError for what is no segment, and
+        what keeps the archive from telling its path.
+        """
+        size = self._archive.segment_size
+        match request.wal:
+            case WalSegment() as segment if not request.is_tool and segment.number(size):
+                await self._segments.go_ahead(request, segment, home)
+            case _:
+                raise UsageError(f"{request.wal}: no recovery will ask for it and what follows")
+
     async def fetch(
         self, request: FetchRequest, out_fd: int, name: Path | None = None
     ) -> FetchOutcome:

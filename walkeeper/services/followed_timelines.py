@@ -59,6 +59,14 @@ class FollowedTimelines:
         """Whether it is certain that the recovery's target is the latest timeline."""
         return self._of(request).latest
 
+    def explain(self, request: FetchRequest) -> str:
+        """Why a recovery is taken to follow its path."""
+        if request.path_timeline is not None:
+            return "the recovery was prepared for this timeline"
+        if self.follows_latest(request):
+            return "the recovery has looked for the latest timeline"
+        return "the recovery has asked for segments of this timeline"
+
     def newest(self, request: FetchRequest) -> int:
         """The newest timeline of which it has asked for a segment, 0 for none."""
         first = self._of(request).first

@@ -3,7 +3,8 @@
 A recovery asks for one segment at a time and waits; while it replays, the next ones are fetched in
 parallel. How many doubles with each one that was used, from one to the configured number, and
 falls back to one where something was not there: a standby at the end of the archive costs little.
-A recovery that was prepared begins with as many as are fetched at once.
+A recovery that was prepared begins with as many as are fetched at once, maybe before PostgreSQL is
+started.
 Only complete segments are fetched, nothing negative is remembered, and each is handed out once.
 They are written where the client wants them in the end, if that is possible: then handing one out
 is a matter of its name.
@@ -12,7 +13,6 @@ is a matter of its name.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,14 +22,12 @@ from typing import Final
 
 import structlog
 
-from walkeeper.core.layout import wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import WalkeeperError
 from walkeeper.repository.archive import Archive
-from walkeeper.services.fetch_file import FetchFile, download
+from walkeeper.services.ahead import Ahead, AheadSource, Wishes
 from walkeeper.services.fetch_rules import ClientIdentity
 from walkeeper.services.patience import patient
-from walkeeper.services.tablespace_guard import TablespaceLook, look_for_tablespaces
 
 _IDLE_S: Final = 300.0
 """After this long without a request what was fetched ahead for a client is dropped."""
@@ -55,35 +53,20 @@ class PrefetchSettings:
     parallel: int = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
-    """A segment that was fetched ahead: ``look`` is what its content tells, if that was asked."""
-
-    file: FetchFile
-    look: TablespaceLook | None
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """How a client wants its segments: in this directory where there is room, looked through.
-
-    ``many`` says that it is known to need those that follow: they are not felt for one by one.
-    """
-
-    directory: Path | None = None
-    guard: bool = False
-    many: bool = False
-
-
 @dataclass(slots=True)
 class _Client:
-    """What is known of one recovery: ``last`` is the number of the segment it was served last."""
+    """What is known of one recovery: ``last`` is the number of the segment it was served last.
+
+    ``again`` is the last one of all, which it reads once more when it ends (xlogrecovery.c,
+    FinishWalRecovery).
+    """
 
     timeline: int | None
     last: int
     seen_at: float
     wishes: Wishes
     window: int = 1
+    again: WalSegment | None = None
     ahead: dict[WalSegment, asyncio.Task[Ahead | None]] = field(default_factory=dict)
 
 
@@ -104,13 +87,15 @@ class Prefetcher:
     ) -> None:
         self._archive = archive
         self._pool = pool
-        self._directory = directory
         self._count = min(settings.count, settings.limit_bytes // archive.segment_size.bytes)
+        room = _SPARE * self._count * archive.segment_size.bytes
+        self._source = AheadSource(archive, pool, directory, room)
         self._parallel = settings.parallel
         self._slots = asyncio.Semaphore(settings.parallel)
         self._now = now
         self._clients: dict[ClientIdentity, _Client] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._running = asyncio.Event()
 
     @property
     def held(self) -> int:
@@ -127,13 +112,19 @@ class Prefetcher:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                self._running.set()
                 while True:
                     await asyncio.sleep(_SWEEP_S)
                     self._sweep()
         finally:
             self._group = None
+            self._running.clear()
             for identity in list(self._clients):
                 self._forget(identity)
+
+    async def wait_running(self) -> None:
+        """Return when `run` allows fetching ahead."""
+        await self._running.wait()
 
     async def take(
         self, identity: ClientIdentity, timeline: int | None, segment: WalSegment
@@ -150,7 +141,8 @@ class Prefetcher:
         number = segment.number(self._archive.segment_size)
         task = client.ahead.pop(segment, None)
         on_another = any(self._number(other) == number for other in client.ahead)
-        if client.timeline != timeline or number != client.last + 1 or on_another:
+        expected = client.last + (0 if task is not None and segment == client.again else 1)
+        if client.timeline != timeline or number != expected or on_another:
             self._forget(identity)
             if task is not None:
                 self._drop(task)
@@ -190,51 +182,40 @@ class Prefetcher:
             client.window *= 2
         client.window = min(client.window, self._count)
         of_use = list(islice(following, self._count))
+        if wishes.many and not of_use and client.again is None:
+            client.again = served
+            of_use.append(served)
         for segment in client.ahead.keys() - set(of_use):
             self._drop(client.ahead.pop(segment))
         for segment in of_use[: client.window]:
-            if segment not in client.ahead and self.held < self._count:
+            if segment not in client.ahead and self._has_room(client):
                 download_task = self._group.create_task(self._fetch(client, segment))
                 client.ahead[segment] = download_task
+
+    def _has_room(self, client: _Client) -> bool:
+        """Whether one more may be fetched: each client has its share, whoever came first."""
+        share = max(1, self._count // len(self._clients))
+        return len(client.ahead) < share and self.held < self._count
 
     def _number(self, segment: WalSegment) -> int:
         return segment.number(self._archive.segment_size)
 
     async def _fetch(self, client: _Client, segment: WalSegment) -> Ahead | None:
         """The outermost frame of a task: what goes wrong here is met again when it is asked for."""
-        name, size = wal_object(segment), self._archive.segment_size.bytes
-        wishes, look = client.wishes, None
-        loop = asyncio.get_running_loop()
-        file: FetchFile | None = None
+        ahead: Ahead | None = None
         try:
             async with self._slots, patient(_PATIENCE_S, str(segment)) as came:
-                directory = await loop.run_in_executor(self._pool, self._choose, wishes.directory)
-                file = FetchFile.unnamed(directory)
-                await loop.run_in_executor(self._pool, file.reserve, size)
-                await download(self._archive, name, file, self._pool, size_bytes=size, came=came)
-                if wishes.guard:
-                    look = await loop.run_in_executor(self._pool, look_into, file, size)
+                ahead = await self._source.fetch(segment, client.wishes, came)
         except Exception as error:
+            self._close(ahead)
             if not isinstance(error, WalkeeperError):
                 log.warning("prefetch_broke", segment=str(segment), exc_info=error)
-            self._close(file)
             self._give_up(client, segment)
             return None
         except BaseException:
-            self._close(file)
+            self._close(ahead)
             raise
-        return Ahead(file, look)
-
-    def _choose(self, wished: Path | None) -> Path:
-        """The directory that a client wishes, unless PostgreSQL might miss the room there."""
-        if wished is None:
-            return self._directory
-        try:
-            status = os.statvfs(wished)
-        except OSError:
-            return self._directory
-        needed = _SPARE * self._count * self._archive.segment_size.bytes
-        return wished if status.f_bavail * status.f_frsize >= needed else self._directory
+        return ahead
 
     def _give_up(self, client: _Client, segment: WalSegment) -> None:
         """Begin anew behind a segment that was not to be had, with those that are there."""
@@ -266,16 +247,8 @@ class Prefetcher:
             task.add_done_callback(self._close_result)
 
     def _close_result(self, task: asyncio.Task[Ahead | None]) -> None:
-        ahead = None if task.cancelled() else task.result()
+        self._close(None if task.cancelled() else task.result())
+
+    def _close(self, ahead: Ahead | None) -> None:
         if ahead is not None:
-            self._close(ahead.file)
-
-    def _close(self, file: FetchFile | None) -> None:
-        if file is not None:  # in the pool: a thread may still be writing, and closing waits for it
-            self._pool.submit(file.close)
-
-
-def look_into(file: FetchFile, size_bytes: int) -> TablespaceLook:
-    """What a file's content, a whole segment, tells of tablespaces. Blocks."""
-    with file.view(size_bytes) as view:
-        return look_for_tablespaces(view)
+            self._pool.submit(ahead.file.close)

@@ -32,7 +32,11 @@ from walkeeper.services.restore_config import Configurator, mark_unfinished
 from walkeeper.services.restore_document import PlanDocument, plan_document
 from walkeeper.services.restore_fetch import BackupFetch, FetchProgress
 from walkeeper.services.restore_plan import Planned, Planner
-from walkeeper.services.restore_preflight import try_restore_command
+from walkeeper.services.restore_preflight import (
+    AHEAD_OPTIONS,
+    begin_fetching,
+    try_restore_command,
+)
 from walkeeper.services.restore_start import ReplayProgress, Started, Starter, StartSettings
 from walkeeper.services.restore_target import (
     Destination,
@@ -64,6 +68,7 @@ class RestoreSettings:
     archive, with absolute paths. ``scratch_dir`` takes unnamed files of a segment's size while
     the plan is made. ``start`` None does not start the cluster. ``tablespaces_dir`` takes each
     tablespace that is not mapped, in a directory named by its oid; None leaves them their places.
+    ``ahead`` has the first WAL fetched before PostgreSQL asks for it.
     """
 
     target_dir: Path
@@ -77,6 +82,7 @@ class RestoreSettings:
     not_before: datetime | None = None
     resume_archiving: bool = False
     start: StartSettings | None = None
+    ahead: bool = True
 
     def __post_init__(self) -> None:
         if self.standby and not isinstance(self.request.target, Latest):
@@ -234,10 +240,22 @@ class RestoreService:
             )
             configured = await self._in_thread(configurator.configure)
             await self._in_thread(configurator.finish)
+        if self.settings.ahead:
+            await self._fetch_ahead(prepared)
         return configured.notes
 
-    def _restore_command(self, plan: RestorePlan) -> str:
-        words = [*self.settings.fetch_words, "--guard-tablespaces"]
+    async def _fetch_ahead(self, prepared: PreparedRestore) -> None:
+        """Let the first WAL be there when PostgreSQL asks for it; where that fails it waits."""
+        with self._phase("ahead"):
+            plan, destination = prepared.planned.plan, prepared.destination
+            command = self._restore_command(plan, *AHEAD_OPTIONS)
+            first = plan.wal[0].first(plan.segment_size)
+            await self._in_thread(
+                lambda: begin_fetching(command, first, destination.data_dir, destination.owner)
+            )
+
+    def _restore_command(self, plan: RestorePlan, *more: str) -> str:
+        words = [*self.settings.fetch_words, "--guard-tablespaces", *more]
         if self.settings.standby:
             return restore_command(words, None, None)
         return restore_command(words, plan.timeline, plan.end)

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ from walkeeper.services.restore_target import FileOwner
 
 _TIMEOUT_S: Final = 180.0
 _LAST_LINES: Final = 5
+AHEAD_OPTIONS: Final = ("--ahead", "--timeout", "15")
+"""Make a restore_command only begin to fetch; a store that hangs holds up nobody for long."""
 _ABSENT: Final = 1  # what restore_command makes of wal-fetch's 66
 
 
@@ -33,14 +36,27 @@ def try_restore_command(
     scratch = Path(tempfile.mkdtemp(prefix="walkeeper-try-", dir=tempfile.gettempdir()))
     try:
         _make_look(scratch, owner)
-        words = command.replace("%%", "\0").replace("%f", str(segment))
-        script = words.replace("%p", "pg_wal/RECOVERYXLOG").replace("\0", "%")
-        _run(script, segment, scratch, owner)
+        _run(_script(command, segment), segment, scratch, owner)
         fetched = scratch / "pg_wal" / "RECOVERYXLOG"
         if not fetched.exists() or fetched.stat().st_size != size.bytes:
             raise RecoveryError(f"wal-fetch said that it had fetched {segment}, and had not")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def begin_fetching(command: str, segment: WalSegment, data_dir: Path, owner: FileOwner) -> None:
+    """Run a restore_command with AHEAD_OPTIONS for the first segment of a restored cluster. Blocks.
+
+    What goes wrong is met, and told, when PostgreSQL asks for WAL.
+    """
+    with suppress(subprocess.SubprocessError, OSError):
+        _start(_script(command, segment), data_dir, owner)
+
+
+def _script(command: str, segment: WalSegment) -> str:
+    """What PostgreSQL makes of a restore_command (src/common/archive.c, BuildRestoreCommand)."""
+    words = command.replace("%%", "\0").replace("%f", str(segment))
+    return words.replace("%p", "pg_wal/RECOVERYXLOG").replace("\0", "%")
 
 
 def _make_look(scratch: Path, owner: FileOwner) -> None:
@@ -53,18 +69,7 @@ def _make_look(scratch: Path, owner: FileOwner) -> None:
 
 def _run(script: str, segment: WalSegment, scratch: Path, owner: FileOwner) -> None:
     try:
-        ended = subprocess.run(
-            ["/bin/sh", "-c", script],
-            cwd=scratch,
-            env={},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_TIMEOUT_S,
-            **owner.process_options(),
-        )
+        ended = _start(script, scratch, owner)
     except subprocess.TimeoutExpired:
         raise RecoveryError(
             f"wal-fetch did not bring {segment} within {_TIMEOUT_S:.0f} s",
@@ -84,6 +89,21 @@ def _run(script: str, segment: WalSegment, scratch: Path, owner: FileOwner) -> N
         f"the user {owner.name} cannot fetch WAL, and PostgreSQL could not either: {said}",
         hint=f"may {owner.name} read the configuration, the key and the credentials, without any "
         f"variable of your environment? {_try(script, owner)}",
+    )
+
+
+def _start(script: str, directory: Path, owner: FileOwner) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", script],
+        cwd=directory,
+        env={},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=_TIMEOUT_S,
+        **owner.process_options(),
     )
 
 

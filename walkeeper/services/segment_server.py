@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -23,6 +24,7 @@ from walkeeper.core.layout import wal_object
 from walkeeper.core.timeline import TimelineHistory
 from walkeeper.core.wal import WalSegment
 from walkeeper.errors import NoSuchSegment, ObjectNotFound, StorageUnavailable, UsageError
+from walkeeper.services.ahead import Ahead, Wishes, look_into
 from walkeeper.services.fetch_file import FetchFile, download
 from walkeeper.services.fetch_rules import (
     FetchRequest,
@@ -34,7 +36,6 @@ from walkeeper.services.fetch_rules import (
 )
 from walkeeper.services.fetch_settings import FetcherStatistics, FetchSettings
 from walkeeper.services.patience import patient
-from walkeeper.services.prefetch import Ahead, Wishes, look_into
 from walkeeper.services.segment_question import Question, SegmentSources, Served, Vanished
 from walkeeper.services.segment_stand_in import StandIn
 from walkeeper.services.tablespace_guard import TablespaceLook
@@ -70,8 +71,7 @@ class SegmentServer:
 
         Raises NoSuchSegment for a hole and whatever keeps the archive from telling.
         """
-        if not segment.fits(self._size):
-            raise UsageError(f"{segment} is no segment of {self._size.bytes} bytes")
+        self._require_size(segment)
         patience_s = self._settings.standby_patience_s if request.standby else None
         if request.is_tool:
             # pg_rewind reads a server's own WAL back from where it ended to where it left the
@@ -93,8 +93,16 @@ class SegmentServer:
                 size = await self._resolve_miss(question)
         if size is None:
             return None
-        self._go_ahead(question, path, hit=hit)
+        if request.goes_on:
+            self._advance(request, segment, path, out.home, hit=hit)
         return Served(size, await self._look(question, path, ahead))
+
+    async def go_ahead(self, request: FetchRequest, segment: WalSegment, home: Path | None) -> None:
+        """Begin to fetch a segment and what follows it, for a recovery that will ask for it."""
+        self._require_size(segment)
+        path = await self._missing.find_path(request, segment, fresh=False)
+        await self._prefetcher.wait_running()
+        self._advance(request, segment.previous(self._size), path, home, hit=False)
 
     async def _look(
         self, question: Question, path: TimelineHistory, ahead: Ahead | None
@@ -114,6 +122,10 @@ class SegmentServer:
             return self._size.bytes
         return await self._resolve_miss(question)
 
+    def _require_size(self, segment: WalSegment) -> None:
+        if not segment.fits(self._size):
+            raise UsageError(f"{segment} is no segment of {self._size.bytes} bytes")
+
     def _is_withheld(
         self, request: FetchRequest, segment: WalSegment, path: TimelineHistory
     ) -> bool:
@@ -129,18 +141,12 @@ class SegmentServer:
         if not self._followed.is_first(request, segment):
             return
         leg = leg_of(path, segment.timeline)
-        if request.path_timeline is not None:
-            reason = "the recovery was prepared for this timeline"
-        elif self._followed.follows_latest(request):
-            reason = "the recovery has looked for the latest timeline"
-        else:
-            reason = "the recovery has asked for segments of this timeline"
         log.info(
             "segment_withheld",
             segment=str(segment),
             follows=path.timeline,
             left_at=None if leg is None else str(leg.end),
-            reason=reason,
+            reason=self._followed.explain(request),
         )
 
     def _is_cut(self, segment: WalSegment, part: range) -> bool:
@@ -184,6 +190,8 @@ class SegmentServer:
         Before any of them the segment is asked for once more: it may just have become durable.
         """
         request = question.request
+        if request.path_timeline is not None and self._is_past_end(question):
+            return None  # nothing but the answer that was just had counts there
         attempts = 1 if request.standby else self._settings.hole_attempts
         vanished: Vanished | None = None
         while True:
@@ -213,22 +221,23 @@ class SegmentServer:
         request, segment = question.request, question.segment
         hole = await self._missing.find_hole(request, segment, path)
         question.came()
-        end = request.path_end
         beside = partial(self._missing.find_hole_beside, request, segment, path)
         if hole is None:
             hole = await beside(whole=request.is_archive_recovery)
             question.came()
         if not request.is_archive_recovery or not part_on_path(path, segment, self._size):
             return hole
-        if (hole is not None and hole.later is not None) or (
-            end is not None and end <= segment.begin(self._size)
-        ):
+        if (hole is not None and hole.later is not None) or self._is_past_end(question):
             return hole
         try:
-            stand_in = await self._stand_ins.choose(path, segment, end)
+            stand_in = await self._stand_ins.choose(path, segment, request.path_end)
             return stand_in or hole or await beside(whole=False)
         except ObjectNotFound as error:
             return Vanished(error.message)
+
+    def _is_past_end(self, question: Question) -> bool:
+        end = question.request.path_end
+        return end is not None and end <= question.segment.begin(self._size)
 
     def _error(self, verdict: Hole | Vanished) -> NoSuchSegment | StorageUnavailable:
         if isinstance(verdict, Vanished):
@@ -272,12 +281,19 @@ class SegmentServer:
         self._statistics.from_prefetch += 1
         return ahead
 
-    def _go_ahead(self, question: Question, path: TimelineHistory, *, hit: bool) -> None:
-        request, segment = question.request, question.segment
+    def _advance(
+        self,
+        request: FetchRequest,
+        segment: WalSegment,
+        path: TimelineHistory,
+        home: Path | None,
+        *,
+        hit: bool,
+    ) -> None:
         if not lies_on_path(path, segment, self._size):
             path = TimelineHistory(segment.timeline)
         following = next_on_path(path, segment, self._size, request.path_end)
-        wishes = Wishes(question.out.home, request.guard, many=request.path_end is not None)
+        wishes = Wishes(home, request.guard, many=request.path_end is not None)
         self._prefetcher.advance(
             request.client, request.path_timeline, segment, following, wishes, hit=hit
         )

@@ -10,12 +10,18 @@ when the same WAL is replayed once more.
 from __future__ import annotations
 
 import os
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from walkeeper.core.wal import SegmentSize, WalSegment
-from walkeeper.core.wal_tablespace import LONGEST_BYTES, find_created_tablespaces
+from walkeeper.core.wal_tablespace import (
+    LONGEST_BYTES,
+    find_created_tablespaces,
+    find_places,
+)
 from walkeeper.core.walpage import PAGE_SIZE, WalBytes
 from walkeeper.errors import RecoveryError
 
@@ -36,9 +42,30 @@ class TablespaceLook:
     first_page: bytes
 
 
+class TablespaceSearch:
+    """Looks through a segment while it comes, block by block, and is still in the cache."""
+
+    def __init__(self) -> None:
+        self._places = array("I")  # offsets; a segment has at most 1 GiB
+        self._size_bytes = 0
+
+    def feed(self, block: bytes) -> None:
+        """Look through what follows the block before."""
+        self._places.extend(find_places(block, self._size_bytes))
+        self._size_bytes += len(block)
+
+    def finish(self, content: WalBytes) -> TablespaceLook:
+        """What all of the segment tells, which ``content`` holds once more."""
+        return _look(content, find_created_tablespaces(content, places=self._places))
+
+
 def look_for_tablespaces(content: WalBytes) -> TablespaceLook:
-    """Look through a whole segment: some 10 ms a core for 16 MiB."""
-    return TablespaceLook(frozenset(find_created_tablespaces(content)), bytes(content[:PAGE_SIZE]))
+    """Look through a whole segment: some 5 ms a core for 16 MiB."""
+    return _look(content, find_created_tablespaces(content))
+
+
+def _look(content: WalBytes, created: Iterable[str]) -> TablespaceLook:
+    return TablespaceLook(frozenset(created), bytes(content[:PAGE_SIZE]))
 
 
 def check_tablespaces(

@@ -66,8 +66,11 @@ class Contender(Protocol):
     def stop(self) -> None:
         """End what runs beside PostgreSQL."""
 
-    def restore(self, target: Path) -> None:
-        """Rebuild the newest state in a new directory, ready to be started."""
+    def restore(self, target: Path) -> float:
+        """Rebuild the newest state in a new directory, ready to be started.
+
+        Returns how many seconds of it went into the first WAL that a recovery asks for.
+        """
 
     def belongs(self, argv: list[str]) -> bool:
         """Whether a process is one of this program."""

@@ -42,7 +42,7 @@ class BarmanCloud:
     def stop(self) -> None:
         """Nothing stays."""
 
-    def restore(self, target: Path) -> None:
+    def restore(self, target: Path) -> float:
         listing = ["barman-cloud-backup-list", *self._endpoint, "--format", "json", *self._where]
         said = self._place.run(listing)
         found = json.loads(said[said.index("{") :])["backups_list"]
@@ -54,6 +54,7 @@ class BarmanCloud:
             conf.write(f"restore_command = '{fetch}'\narchive_mode = off\n")
         (target / "recovery.signal").touch()
         self._place.give_away(target / "recovery.signal")
+        return 0.0
 
     def belongs(self, argv: list[str]) -> bool:
         return any(Path(word).name.startswith("barman-cloud-") for word in argv[:2])

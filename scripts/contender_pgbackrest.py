@@ -68,8 +68,9 @@ class PgBackRest:
     def stop(self) -> None:
         """Nothing stays: the asynchronous process ends with its queue."""
 
-    def restore(self, target: Path) -> None:
+    def restore(self, target: Path) -> float:
         self._run(f"--pg1-path={target}", "--archive-mode=off", "restore")
+        return 0.0
 
     def belongs(self, argv: list[str]) -> bool:
         return Path(argv[0]).name == "pgbackrest" and f"--config={self._config}" in argv

@@ -54,13 +54,14 @@ class WalG:
     def stop(self) -> None:
         """Nothing stays."""
 
-    def restore(self, target: Path) -> None:
+    def restore(self, target: Path) -> float:
         self._place.run([self.name, "backup-fetch", target, "LATEST"], timeout_s=7200)
         fetch = f"{self._command} wal-fetch %f %p".replace("'", "''")
         with (target / "postgresql.auto.conf").open("a") as conf:
             conf.write(f"restore_command = '{fetch}'\narchive_mode = off\n")
         (target / "recovery.signal").touch()
         self._place.give_away(target / "recovery.signal")
+        return 0.0
 
     def belongs(self, argv: list[str]) -> bool:
         return Path(argv[0]).name == self.name

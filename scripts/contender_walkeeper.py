@@ -1,5 +1,6 @@
 """walkeeper itself, as the bench starts it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -115,10 +116,10 @@ state_dir = "{root}/state"
             self._agent.kill()
             self._agent.wait(60)
 
-    def restore(self, target: Path) -> None:
-        self._place.run(
-            ["walkeeper", "restore", "--target-dir", target, "--target-action", "promote"]
-        )
+    def restore(self, target: Path) -> float:
+        promoted = ["--target-dir", target, "--target-action", "promote"]
+        said = self._place.run(["walkeeper", "restore", *promoted, "--json"])
+        return float(json.loads(said[said.index("{") :])["seconds"]["ahead"])
 
     def belongs(self, argv: list[str]) -> bool:
         """The agent, the commands and the fetch service: Python of this environment, and ours."""

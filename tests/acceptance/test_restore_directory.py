@@ -11,6 +11,7 @@ import pytest
 from tests.fix_cli import Installation, MakeInstallation
 from tests.fix_postgres import BARE_ENVIRONMENT, free_port
 from tests.fix_restore import RestoreBed, rows
+from walkeeper.agent.fetch_door import DOOR
 
 
 def test_pg_verifybackup_accepts_a_restored_directory_before_its_first_start(
@@ -20,6 +21,15 @@ def test_pg_verifybackup_accepts_a_restored_directory_before_its_first_start(
 
     bed.verify("pg")
     assert (bed.target("pg") / "walkeeper.detached").exists()
+
+
+def test_the_first_wal_is_on_its_way_before_postgresql_is_started(bed: RestoreBed) -> None:
+    bed.source.sql("INSERT INTO t VALUES (1)")
+    bed.installation.archive_now()
+    report = bed.restore("copy")
+    assert report["seconds"]["ahead"] > 0
+    assert (bed.target("copy") / "pg_wal" / DOOR).is_file()
+    assert rows(bed.started("copy")) == [1]
 
 
 def test_a_restored_copy_archives_nothing_unless_it_takes_the_place_of_its_source(

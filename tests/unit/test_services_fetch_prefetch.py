@@ -122,13 +122,14 @@ async def test_the_last_segment_is_there_when_a_prepared_recovery_reads_it_again
     async with running(bench):
         for number in (1, 2, 3):
             await bench.fetch(segment(1, number), **prepared)
-        assert await bench.fetch(segment(1, 4), **prepared) is None
-        await settle(bench)
-        reads = reads_of(bench, segment(1, 3))
-        assert await bench.fetch(segment(1, 3), **prepared) == content_of(segment(1, 3))
+        for _ in range(2):
+            assert await bench.fetch(segment(1, 4), **prepared) is None
+            await settle(bench)
+            reads = reads_of(bench, segment(1, 3))
+            assert await bench.fetch(segment(1, 3), **prepared) == content_of(segment(1, 3))
         await settle(bench)
         assert bench.fetcher._prefetcher.held == 0
-    assert (reads, reads_of(bench, segment(1, 3))) == (2, 2)
+    assert reads == reads_of(bench, segment(1, 3)) == 3
 
 
 async def test_behind_the_end_the_store_is_asked_once_and_at_that_moment(

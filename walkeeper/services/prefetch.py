@@ -32,6 +32,9 @@ from walkeeper.services.patience import patient
 _IDLE_S: Final = 300.0
 """After this long without a request what was fetched ahead for a client is dropped."""
 _SWEEP_S: Final = 30.0
+_REREADS: Final = 2
+"""A recovery that ends asks for its last segment again: once in search of more (xlogrecovery.c,
+WaitForWALToBecomeAvailable), and once for its last record (FinishWalRecovery)."""
 _SPARE: Final = 4
 """So many times the room that all segments ahead take must be free where a client wishes them."""
 _PATIENCE_S: Final = 10.0
@@ -57,8 +60,8 @@ class PrefetchSettings:
 class _Client:
     """What is known of one recovery: ``last`` is the number of the segment it was served last.
 
-    ``again`` is the last one of all, which it reads once more when it ends (xlogrecovery.c,
-    FinishWalRecovery).
+    ``again`` is the last one of all, once it was served, and ``rereads`` how often it was fetched
+    once more.
     """
 
     timeline: int | None
@@ -67,6 +70,7 @@ class _Client:
     wishes: Wishes
     window: int = 1
     again: WalSegment | None = None
+    rereads: int = 0
     ahead: dict[WalSegment, asyncio.Task[Ahead | None]] = field(default_factory=dict)
 
 
@@ -182,8 +186,9 @@ class Prefetcher:
             client.window *= 2
         client.window = min(client.window, self._count)
         of_use = list(islice(following, self._count))
-        if wishes.many and not of_use and client.again is None:
+        if wishes.many and not of_use and client.rereads < _REREADS:
             client.again = served
+            client.rereads += 1
             of_use.append(served)
         for segment in client.ahead.keys() - set(of_use):
             self._drop(client.ahead.pop(segment))

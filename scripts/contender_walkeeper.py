@@ -117,8 +117,8 @@ state_dir = "{root}/state"
             self._agent.wait(60)
 
     def restore(self, target: Path) -> float:
-        where: list[str | Path] = ["--target-dir", target]
-        said = self._place.run(["walkeeper", "restore", *where, "--target-action", "promote", "--json"])
+        where: list[str | Path] = ["--target-dir", target, "--target-action", "promote"]
+        said = self._place.run(["walkeeper", "restore", *where, "--json"])
         return float(json.loads(said[said.index("{") :])["seconds"]["ahead"])
 
     def belongs(self, argv: list[str]) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import os
 import stat
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,15 @@ def tar_of(*members: Member) -> bytes:
         for info, content in members:
             tar.addfile(info, io.BytesIO(content))
     return out.getvalue()
+
+
+def open_files() -> set[str]:
+    """Those below the directories of tests that this process has open."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(str(descriptor.readlink()))
+    return {path for path in found if "/base/" in path}
 
 
 async def unpack(root: Path, tar: bytes, *entries: FileEntry, block: int = 700) -> PartFiles:
@@ -88,6 +99,50 @@ async def test_large_files_beside_small_ones_come_byte_for_byte(tmp_path: Path, 
 
     for name, content in members.items():
         assert (tmp_path / name).read_bytes() == content
+
+
+async def test_of_thousands_of_files_each_is_synced_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {f"base/{number % 7}/{number}": os.urandom(number % 300) for number in range(2000)}
+    contents["base/8/large"] = os.urandom(200_000)
+    tar = tar_of(*(member(name, content) for name, content in contents.items()))
+    synced: set[int] = set()
+    sync = os.fsync
+
+    def watched(file: int) -> None:
+        sync(file)
+        assert os.lseek(file, 0, os.SEEK_CUR) == os.fstat(file).st_size, "written before that"
+        synced.add(os.fstat(file).st_ino)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    before = open_files()
+    listed = (entry(name, content) for name, content in contents.items())
+    await unpack(tmp_path, tar, *listed, block=100_000)
+
+    assert open_files() == before
+    for name, content in contents.items():
+        assert (tmp_path / name).read_bytes() == content
+        assert (tmp_path / name).stat().st_ino in synced
+
+
+async def test_a_file_that_cannot_be_synced_ends_it_and_lets_go_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(file: int) -> None:
+        if Path(f"/proc/self/fd/{file}").readlink().name == "3":
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    names = [f"base/{number}" for number in range(10)]
+    before = open_files()
+    with pytest.raises(RecoveryError, match="base/3 cannot be written: Input/output error"):
+        await unpack(
+            tmp_path,
+            tar_of(*(member(name, b"x") for name in names)),
+            *(entry(name, b"x") for name in names),
+        )
+    assert open_files() == before
 
 
 async def test_a_file_that_does_not_fit_ends_it_and_says_which(

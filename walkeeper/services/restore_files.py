@@ -21,15 +21,18 @@ from walkeeper.core.backup import FileEntry
 from walkeeper.errors import IntegrityError, RecoveryError
 from walkeeper.postgres.control_file import CONTROL_FILE
 from walkeeper.services.restore_target import FileOwner
-from walkeeper.services.restore_write import cannot_write
+from walkeeper.services.restore_write import cannot_write, write_all
 from walkeeper.services.tar_blocks import TarBlocks
-from walkeeper.storage.direct import SequentialWriter, is_on_device, make_stage
+from walkeeper.storage.direct import DIRECT_FROM_BYTES, SequentialWriter, is_on_device, make_stage
 
 HELD_CONTROL_FILE: Final = "global/pg_control.walkeeper"
 """pg_control under another name: without it no server starts."""
 
 _PIPE_BLOCKS: Final = 4
 _PERMISSIONS: Final = 0o777
+_NOWHERE: Final = frozenset({".", ".."})
+_UNSYNCED_FILES: Final = 32
+"""Small files that wait to be synced together; as many descriptors for each part under way."""
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -96,6 +99,9 @@ class PartFiles:
     """How far the tar has come; read by others while it grows."""
     _expected: dict[bytes, _Expected] = field(default_factory=dict)
     _stage: memoryview = field(default_factory=make_stage)
+    _made: set[str] = field(default_factory=set)
+    _open: list[tuple[str, int]] = field(default_factory=list)
+    """Path and descriptor of files that are written and not synced yet."""
 
     def expect(self, entries: Iterable[FileEntry]) -> None:
         """Take the part's list, before its files come."""
@@ -119,6 +125,8 @@ class PartFiles:
         except BaseException:
             pipe.abandon()
             raise
+        finally:
+            self._let_go()
 
     def _counted(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         for block in blocks:
@@ -131,6 +139,7 @@ class PartFiles:
                 self._member(tar, member)
         except tarfile.TarError as error:
             raise IntegrityError(f"{self.name} is not a tar archive: {error}") from error
+        self._sync()
         tar.drain()
         if self._expected:
             missing = min(self._expected)
@@ -140,29 +149,29 @@ class PartFiles:
             )
 
     def _member(self, tar: TarBlocks, member: tarfile.TarInfo) -> None:
-        path = self._place(member)
+        self._require_inside(member.name)
         if member.isdir():
-            self._make_directory(path)
+            self._make_directory(self.root / member.name)
             return
         if not member.isreg() or member.issparse():
             raise IntegrityError(f"{self.name} holds {member.name!r}, which is no regular file")
         expected = self._expected.pop(os.fsencode(member.name), None)
         if expected is None:
             raise IntegrityError(f"{self.name} holds {member.name!r}, which its list lacks")
-        if member.name == CONTROL_FILE:
-            path = self.root / HELD_CONTROL_FILE
-        self._make_directory(path.parent)
-        digest = self._write(path, tar.content(member), expected)
+        directory = member.name.rpartition("/")[0]
+        if directory not in self._made:  # a question for each file would cost more than a file
+            self._make_directory(self.root / directory)
+            self._made.add(directory)
+        name = HELD_CONTROL_FILE if member.name == CONTROL_FILE else member.name
+        digest = self._write(f"{self.root}/{name}", member.size, tar.content(member), expected)
         if member.size != expected.size_bytes or digest != expected.sha256:
             raise IntegrityError(f"{member.name} in {self.name} is not as its list says")
         self.files += 1
         self.size_bytes += member.size
 
-    def _place(self, member: tarfile.TarInfo) -> Path:
-        parts = member.name.split("/")
-        if member.name.startswith("/") or "\0" in member.name or {"..", "."} & set(parts):
-            raise IntegrityError(f"{self.name} holds a member outside its place: {member.name!r}")
-        return self.root / member.name
+    def _require_inside(self, name: str) -> None:
+        if name.startswith("/") or "\0" in name or not _NOWHERE.isdisjoint(name.split("/")):
+            raise IntegrityError(f"{self.name} holds a member outside its place: {name!r}")
 
     def _make_directory(self, path: Path) -> None:
         if path == self.root or path.is_dir():
@@ -178,27 +187,60 @@ class PartFiles:
         except OSError as error:
             raise cannot_write(path, error) from error
 
-    def _write(self, path: Path, content: Iterable[memoryview], expected: _Expected) -> bytes:
-        digest = hashlib.sha256()
+    def _write(
+        self, path: str, size: int, content: Iterable[memoryview], expected: _Expected
+    ) -> bytes:
+        """Write a file, which is durable at the next `_sync`; returns its digest."""
         try:
             file = os.open(path, _NEW_FILE, 0o600)
         except FileExistsError:
             raise IntegrityError(f"{path} comes twice in the backup") from None
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise cannot_write(Path(path), error) from error
+        self._open.append((path, file))
+        is_small = size < DIRECT_FROM_BYTES
         try:
-            writer = SequentialWriter(file, self._stage, direct=is_on_device(file))
-            for block in content:
-                digest.update(block)
-                writer.write(block)
-            writer.finish()
+            digest = _copy_small(file, content) if is_small else self._copy(file, content)
             os.fchmod(file, expected.mode & _PERMISSIONS)
             if self.owner.uid is not None and self.owner.gid is not None:
                 os.fchown(file, self.owner.uid, self.owner.gid)
-            # Each file by itself: only then is its own write error certain to be reported here.
-            os.fsync(file)
+            # The kernel begins to write now, so that fsync(2) finds little left to wait for.
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            raise cannot_write(path, error) from error
-        finally:
-            os.close(file)
+            raise cannot_write(Path(path), error) from error
+        if not is_small or len(self._open) >= _UNSYNCED_FILES:
+            self._sync()
+        return digest
+
+    def _copy(self, file: int, content: Iterable[memoryview]) -> bytes:
+        digest = hashlib.sha256()
+        writer = SequentialWriter(file, self._stage, direct=is_on_device(file))
+        for block in content:
+            digest.update(block)
+            writer.write(block)
+        writer.finish()
         return digest.digest()
+
+    def _sync(self) -> None:
+        """Make what was written durable, and let go of it.
+
+        The first of several small files waits for the file system's journal, which has the others
+        too by then.
+        """
+        for path, file in self._open:
+            try:
+                # Each file by itself: only then is its own write error certain to be reported here.
+                os.fsync(file)
+            except OSError as error:
+                raise cannot_write(Path(path), error) from error
+        self._let_go()
+
+    def _let_go(self) -> None:
+        while self._open:
+            os.close(self._open.pop()[1])
+
+
+def _copy_small(file: int, content: Iterable[memoryview]) -> bytes:
+    data = b"".join(content)
+    write_all(file, data)
+    return hashlib.sha256(data).digest()

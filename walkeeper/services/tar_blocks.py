@@ -8,7 +8,34 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterable, Iterator
-from typing import IO, cast
+from typing import IO, Final, Self, cast
+
+_SUMMED: Final = (slice(0, 148), slice(156, tarfile.BLOCKSIZE))
+"""Of a header, POSIX pax, "ustar Header Block": what its checksum is of, which counts as blanks."""
+_MODE_AND_SIZE: Final = ((100, 108), (124, 136))
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is read at once where it is as plain as most are."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As `tarfile.TarInfo.frombuf`; of a plain file only name, size and mode are taken."""
+        # A regular file ("0") whose name has no prefix; a name that is not ASCII fails below.
+        if len(buf) == tarfile.BLOCKSIZE and buf[156:157] == b"0" and buf[345:346] == b"\0":
+            try:
+                member = cls(_field(buf, 0, 100).decode("ascii"))
+                member.mode, member.size = (int(_field(buf, *at), 8) for at in _MODE_AND_SIZE)
+                total = int(_field(buf, 148, 156), 8)
+            except ValueError:
+                return super().frombuf(buf, encoding, errors)
+            if total == 8 * ord(" ") + sum(sum(buf[part]) for part in _SUMMED):
+                return member
+        return super().frombuf(buf, encoding, errors)
+
+
+def _field(header: bytes | bytearray, begin: int, end: int) -> bytes | bytearray:
+    return header[begin:end].partition(b"\0")[0]
 
 
 class TarBlocks:
@@ -26,6 +53,7 @@ class TarBlocks:
             mode="r:",
             encoding="utf-8",
             errors="surrogateescape",
+            tarinfo=_Member,
         ) as tar:
             for member in tar:
                 yield member

@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ PATIENCE_S = 60
 
 
 def entry(kind, path, size=0):
-    return DataEntry(kind, path, Path("/data") / path, None, 0o600, 0, 0, size, 0)
+    return DataEntry(kind, path, f"/data/{path}", None, 0o600, 0, 0, size, 0)
 
 
 def file(path, size):

@@ -7,6 +7,7 @@ import random
 import struct
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -69,7 +70,7 @@ class Bench:
         return self.entry(os.fsdecode(name), path)
 
     def entry(self, name, path, kind=EntryKind.FILE):
-        return DataEntry(kind, name, path, None, 0o600, 0, 0, path.stat().st_size, 0)
+        return DataEntry(kind, name, str(path), None, 0o600, 0, 0, path.stat().st_size, 0)
 
     def writer(self, *, tablespace=None, pages=None, sleep=lambda seconds: None, beside=at_once):
         part = BackupPart(BACKUP, tablespace, 1)
@@ -161,7 +162,7 @@ def test_a_file_that_shrinks_is_padded_and_the_digest_covers_the_padding(bench, 
 
 def test_a_file_that_grows_is_cut_to_the_size_in_its_header(bench, monkeypatch):
     entry = bench.file("relation", b"a" * 1000)
-    after_fstat(monkeypatch, lambda: entry.source.write_bytes(b"b" * 2000))
+    after_fstat(monkeypatch, lambda: Path(entry.source).write_bytes(b"b" * 2000))
     tar, listed = bench.write(entry, bench.file("after", b"still right"))
     assert content_of(tar, "relation") == b"b" * 1000
     assert content_of(tar, "after") == b"still right"
@@ -170,10 +171,41 @@ def test_a_file_that_grows_is_cut_to_the_size_in_its_header(bench, monkeypatch):
 
 def test_a_file_that_was_dropped_is_left_out(bench):
     gone = bench.file("gone", b"x")
-    gone.source.unlink()
+    Path(gone.source).unlink()
     tar, listed = bench.write(gone, bench.file("here", b"y"))
     assert tar.getnames() == ["here"]
     assert set(listed) == {b"here"}
+
+
+def test_of_thousands_of_small_files_each_is_as_when_it_was_opened(bench, monkeypatch):
+    contents = {f"base/1/{number}": os.urandom(20 + number % 900) for number in range(2000)}
+    entries = [bench.file(name, content) for name, content in contents.items()]
+    for number in range(0, 2000, 5):
+        (bench.root / f"base/1/{number}").unlink()
+        del contents[f"base/1/{number}"]
+    read = os.readv
+
+    def changing(file, buffers):
+        """What the server may do between fstat(2) and the read."""
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        match int(path.name) % 5:
+            case 1:
+                os.truncate(path, 10)
+            case 2:
+                path.write_bytes(path.read_bytes() + b"grown")
+            case 3:
+                path.unlink()
+        return read(file, buffers)
+
+    monkeypatch.setattr(os, "readv", changing)
+    tar, listed = bench.write(*entries)
+
+    assert [member.name for member in tar] == list(contents)
+    for name, content in contents.items():
+        shrunk = int(name.rpartition("/")[2]) % 5 == 1
+        expected = content[:10] + bytes(len(content) - 10) if shrunk else content
+        assert content_of(tar, name) == expected
+        assert listed[name.encode()].sha256 == hashlib.sha256(expected).hexdigest()
 
 
 def test_names_that_are_not_utf_8_come_back(bench):
@@ -208,7 +240,7 @@ def test_a_page_caught_half_written_is_no_alarm(bench, new_pages):
 
     def server_goes_on(seconds):
         pauses.append(seconds)
-        entry.source.write_bytes(good)
+        Path(entry.source).write_bytes(good)
 
     writer_options = {"pages": PAGES, "sleep": server_goes_on}
     _, listed = bench.write(entry, **writer_options)
@@ -240,7 +272,7 @@ def test_a_small_suspect_that_is_dropped_meanwhile_is_no_damage(bench):
     def dropping():
         yield next(entries)
         yield next(entries)
-        entry.source.unlink()
+        Path(entry.source).unlink()
 
     writer = bench.writer(pages=PAGES)
     tar, listed = bench.unpacked(writer, b"".join(writer.pieces(dropping())))

@@ -19,6 +19,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 """A SHA-256 in hex."""
 
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})+")
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -83,9 +84,8 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def encode_files(entries: Iterable[FileEntry]) -> Iterator[bytes]:
     """The lines of a part's list, one for each entry."""
-    encoder = msgspec.json.Encoder()
     for entry in entries:
-        yield encoder.encode(entry) + b"\n"
+        yield _ENCODER.encode(entry) + b"\n"
 
 
 def decode_files(lines: Iterable[bytes]) -> Iterator[FileEntry]:

@@ -44,12 +44,13 @@ class DataEntry:
 
     ``path`` is relative to the data directory or, where ``tablespace`` is an oid, to the
     tablespace's location; names that are not UTF-8 are surrogate-escaped (``os.fsencode`` undoes
-    it). ``mode`` is the permission bits. ``reason`` says why a SKIPPED one is not copied.
+    it). ``source`` is where it lies. ``mode`` is the permission bits. ``reason``
+    says why a SKIPPED one is not copied.
     """
 
     kind: EntryKind
     path: str
-    source: Path
+    source: str
     tablespace: int | None
     mode: int
     uid: int
@@ -127,7 +128,6 @@ class _Walk:
     """One root and how to describe what is below it."""
 
     def __init__(self, root: Path, tablespace: int | None, foreign: set[Path]) -> None:
-        self._root = root
         self._text = os.fspath(root)  # a Path for each question costs more than the question
         self._tablespace = tablespace
         self._foreign = foreign
@@ -136,7 +136,7 @@ class _Walk:
     def entries(self, directory: str) -> Iterator[DataEntry]:
         """Walk the contents of a directory, given relative to the root."""
         relations = is_database_directory(directory)
-        for item in _scan(self._root / directory):
+        for item in _scan(f"{self._text}/{directory}" if directory else self._text):
             if is_excluded(directory, item.name):
                 continue
             if relations and self._is_volatile(directory, item.name):
@@ -150,7 +150,7 @@ class _Walk:
 
     def entry(self, path: str) -> DataEntry | None:
         """Describe one path; None when it has vanished."""
-        source = self._root / path
+        source = f"{self._text}/{path}"
         try:
             facts = os.lstat(source)
         except FileNotFoundError:
@@ -233,7 +233,7 @@ def _classify(mode: int) -> tuple[EntryKind, str]:
     return EntryKind.SKIPPED, "neither a file nor a directory"
 
 
-def _scan(directory: Path) -> Iterator[os.DirEntry[str]]:
+def _scan(directory: Path | str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as items:
             yield from items
@@ -251,7 +251,7 @@ def _stat_root(root: Path) -> os.stat_result:
         raise _unreadable(root, error) from error
 
 
-def _real(path: Path) -> Path:
+def _real(path: Path | str) -> Path:
     return Path(os.path.realpath(path))
 
 

@@ -92,16 +92,14 @@ class TarReader:
                 yield from self._file(entry)
         yield self._settle()
 
-    def _settle(self) -> bytearray:
+    def _settle(self) -> bytes:
         """The small files that were read and not given out yet."""
-        tar = bytearray()
+        tar: list[bytes | memoryview] = []
         for file in self._small.settle():
-            tar += _header(file.entry, file.facts)
-            tar += file.content
-            tar += padding(len(file.content))
+            tar += (_header(file.entry, file.facts), file.content, padding(len(file.content)))
             digest = hashlib.sha256(file.content).hexdigest()
             self._done(_listed(file.entry, file.facts, digest, checked=file.checked, bad=file.bad))
-        return tar
+        return b"".join(tar)
 
     def _given_file(self, entry: GivenFile) -> Iterator[bytes]:
         now = datetime.now(UTC).replace(microsecond=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from walkeeper.errors import BackupError
@@ -44,7 +43,7 @@ class _Read:
     segment: int | None
 
 
-def open_source(source: Path) -> int | None:
+def open_source(source: str) -> int | None:
     """A descriptor of a file of the cluster; None where it was dropped meanwhile: replay drops it
     again. Raises BackupError."""
     try:

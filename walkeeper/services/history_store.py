@@ -8,7 +8,7 @@ that the archive holds: a number that was given out twice makes two histories of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
@@ -16,33 +16,24 @@ from typing import Final
 import structlog
 
 from walkeeper.core.layout import (
-    WAL_PREFIX,
-    CutOffSegment,
-    ObjectName,
-    StoredWal,
-    parse_wal_object,
-    timeline_end,
     wal_object,
 )
 from walkeeper.core.timeline import TimelineHistory
-from walkeeper.core.wal import BackupHistoryFile, TimelineHistoryFile, WalSegment
+from walkeeper.core.wal import TimelineHistoryFile
 from walkeeper.errors import (
-    IntegrityError,
     NoSuchSegment,
-    ObjectFrozen,
     ObjectNotFound,
     StorageError,
     StorageUnavailable,
     WalkeeperError,
+    unwrapped,
 )
 from walkeeper.repository.archive import Archive
 from walkeeper.services.history_files import HistoryFiles, parse_history
+from walkeeper.services.timeline_listing import TimelineListing, timeline_of
 
 HISTORY_LIMIT_BYTES: Final = 1 << 20
 """No history file comes near: a line for each ancestor."""
-
-_MOST_UNSIGNED: Final = 16
-"""Objects in a row that no writer signed; behind that many nothing is said of the timelines."""
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +53,7 @@ class HistoryStore:
         self._contents: dict[int, bytes] = {}
         self._seen: set[int] = set()
         self._reported: set[int] = set()
-        self._unsigned: set[str] = set()
+        self._listing = TimelineListing(archive)
         self._listed = False
         self._kept_listed: int | None = None
         self._lock = asyncio.Lock()
@@ -141,13 +132,32 @@ class HistoryStore:
         scope = asyncio.timeout(patience_s)
         try:
             async with scope:
-                if await self._fetch(timeline) is None:
-                    await self._list_from(timeline)
+                await self._look_for(timeline)
         except TimeoutError as error:
             if not scope.expired():
                 raise
             name = TimelineHistoryFile(timeline)
             raise StorageUnavailable(f"{name}: no answer within {patience_s:g} s") from error
+
+    async def _look_for(self, timeline: int) -> None:
+        """Ask for a history and for all from it on at once: most that are asked for do not exist.
+
+        A list that fails counts only where there is no such history.
+        """
+        with unwrapped():
+            async with asyncio.TaskGroup() as group:
+                listing = group.create_task(self._try_list(timeline))
+                if await self._fetch(timeline) is not None:
+                    listing.cancel()
+                elif (error := await listing) is not None:
+                    raise error
+
+    async def _try_list(self, timeline: int) -> WalkeeperError | None:
+        try:
+            await self._list_from(timeline)
+        except WalkeeperError as error:
+            return error
+        return None
 
     def is_above_all_known(self, timeline: int) -> bool:
         """Whether this host knows the timelines of the archive and this one is above them all."""
@@ -194,8 +204,8 @@ class HistoryStore:
         async with self._lock:
             position = self._highest if timeline is None else min(timeline - 1, self._highest)
             stored = set()
-            while (found := await self._first_behind(position)) is not None:
-                position = _timeline_of(found)
+            while (found := await self._listing.find_first(position, self._seen)) is not None:
+                position = timeline_of(found)
                 self._seen.add(position)
                 if isinstance(found, TimelineHistoryFile):
                     stored.add(position)
@@ -204,49 +214,6 @@ class HistoryStore:
             if self._archive.opener.can_open:
                 for wanted in sorted(stored.difference(self._contents)):
                     await self._fetch_for_later(wanted)
-
-    async def _first_behind(self, timeline: int) -> StoredWal | None:
-        """The first stored name above a timeline: its history file, where it has one.
-
-        A timeline that was not known is believed only for an object that a writer signed: else one
-        misplaced file would keep every number below it from being called absent.
-        """
-        objects = self._archive.list_objects(WAL_PREFIX, after=timeline_end(timeline))
-        unsigned = 0
-        try:
-            async for info in objects:
-                found = parse_wal_object(info.name)
-                if found is None:
-                    continue
-                name = ObjectName(info.name)
-                if _timeline_of(found) in self._seen or await self._is_ours(name):
-                    return found
-                unsigned += 1
-                if unsigned == _MOST_UNSIGNED:
-                    raise StorageError(
-                        f"which timelines the archive holds cannot be told: {unsigned} objects up "
-                        f"to {name} are not what a known writer stored there",
-                        hint="find out where they come from, and delete what is not yours",
-                    )
-        finally:
-            if isinstance(objects, AsyncGenerator):
-                await objects.aclose()
-        return None
-
-    async def _is_ours(self, name: ObjectName) -> bool:
-        """Whether a known writer stored an object; one in cold storage is believed."""
-        try:
-            await self._archive.read_header(name)
-        except ObjectNotFound:
-            return False
-        except IntegrityError as error:
-            if name not in self._unsigned:
-                self._unsigned.add(name)
-                log.warning("wal_object_not_ours", name=name, reason=error.message)
-            return False
-        except ObjectFrozen:
-            pass
-        return True
 
     async def _fetch_for_later(self, timeline: int) -> None:
         try:
@@ -267,7 +234,7 @@ class HistoryStore:
         except StorageError:
             raise
         except WalkeeperError:
-            if await self._is_ours(name):
+            if await self._listing.is_ours(name):
                 self._seen.add(timeline)  # it cannot be read, but it is there
             raise
         self._contents[timeline] = content
@@ -287,14 +254,6 @@ class HistoryStore:
             await loop.run_in_executor(self._pool, write)
         except StorageError as error:
             log.warning("history_not_kept", reason=error.message)
-
-
-def _timeline_of(stored: StoredWal) -> int:
-    match stored:
-        case TimelineHistoryFile(timeline) | WalSegment(timeline):
-            return timeline
-        case CutOffSegment(segment) | BackupHistoryFile(segment):
-            return segment.timeline
 
 
 def _nowhere(timeline: int) -> NoSuchSegment:

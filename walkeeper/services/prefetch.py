@@ -3,8 +3,7 @@
 A recovery asks for one segment at a time and waits; while it replays, the next ones are fetched in
 parallel. How many doubles with each one that was used, from one to the configured number, and
 falls back to one where something was not there: a standby at the end of the archive costs little.
-A recovery that was prepared begins with as many as are fetched at once, maybe before PostgreSQL is
-started.
+A recovery that was prepared begins with all of them, maybe before PostgreSQL is started.
 Only complete segments are fetched, nothing negative is remembered, and each is handed out once.
 They are written where the client wants them in the end, if that is possible: then handing one out
 is a matter of its name.
@@ -37,6 +36,8 @@ _REREADS: Final = 2
 WaitForWALToBecomeAvailable), and once for its last record (FinishWalRecovery)."""
 _SPARE: Final = 4
 """So many times the room that all segments ahead take must be free where a client wishes them."""
+_GIVE_WAY_S: Final = 0.003
+"""What made room for one more has still to be answered: a recovery waits for that, not for this."""
 _PATIENCE_S: Final = 10.0
 """A download to which nothing comes for so long is given up: whoever needs it asks for it, and in
 standby mode may not be kept waiting for it."""
@@ -94,7 +95,6 @@ class Prefetcher:
         self._count = min(settings.count, settings.limit_bytes // archive.segment_size.bytes)
         room = _SPARE * self._count * archive.segment_size.bytes
         self._source = AheadSource(archive, pool, directory, room)
-        self._parallel = settings.parallel
         self._slots = asyncio.Semaphore(settings.parallel)
         self._now = now
         self._clients: dict[ClientIdentity, _Client] = {}
@@ -181,7 +181,7 @@ class Prefetcher:
         client.last = last
         client.wishes = wishes
         if wishes.many:
-            client.window = max(client.window, self._parallel)
+            client.window = self._count
         if hit:
             client.window *= 2
         client.window = min(client.window, self._count)
@@ -208,6 +208,7 @@ class Prefetcher:
     async def _fetch(self, client: _Client, segment: WalSegment) -> Ahead | None:
         """The outermost frame of a task: what goes wrong here is met again when it is asked for."""
         ahead: Ahead | None = None
+        await asyncio.sleep(_GIVE_WAY_S)
         try:
             async with self._slots, patient(_PATIENCE_S, str(segment)) as came:
                 ahead = await self._source.fetch(segment, client.wishes, came)

@@ -207,6 +207,15 @@ async def test_a_listing_that_breaks_off_makes_nothing_absent(bench: FetchBench)
         await bench.fetch_history(2, "standby")
 
 
+async def test_a_stored_history_is_served_though_nothing_can_be_listed(bench: FetchBench) -> None:
+    content = await bench.put_history(2, (1, lsn_in(5)))
+    bench.storage.fail_list = StorageUnavailable("cut")
+    bench.storage.delay_s = 0.05  # the listing has failed by then
+    assert await bench.fetch_history(2) == content
+    with pytest.raises(StorageUnavailable, match="cut"):
+        await bench.fetch_history(3)
+
+
 async def test_a_history_that_arrives_late_is_found(bench: FetchBench) -> None:
     await bench.put_segments(2, 6)
     await bench.put_history(3, (1, lsn_in(2)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.push_door import PushDoor
 
 DEADLINE_S = 60.0
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 FIRST, SECOND = "000000010000000000000001", "000000010000000000000002"
 UNSHARE = ["unshare"] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
 SHELLS = {"dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
@@ -88,6 +90,15 @@ async def agent(
     server.register("wal-push", agent, deadline_s=None)
     async with serving(server), open_door(agent, pool):
         yield agent
+
+
+@pytest.fixture
+def adopting() -> Iterator[None]:
+    """Children of children that have ended become ours, as they do the first process's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+    yield
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0) == 0
 
 
 OPEN = {"", ".lock", ".push", ".push.agent"}
@@ -245,6 +256,27 @@ async def test_a_hook_that_was_killed_is_no_other_ones_business(agent: Agent) ->
     await wait_for(lambda: len(agent.asked) == 1)
     assert (await agent.push(f"pg_wal/{SECOND}")).code == 1
     assert agent.files == OPEN
+
+
+async def test_a_sleeper_whose_shell_has_died_is_left_to_end_by_itself(
+    agent: Agent, adopting: None
+) -> None:
+    may_answer = asyncio.Event()
+
+    async def answer(_: Request) -> Reply:
+        await may_answer.wait()
+        return Reply.ok()
+
+    agent.answer = answer
+    argv = [agent.script, "wal-push", "--socket", agent.socket, f"pg_wal/{FIRST}"]
+    shell = await asyncio.create_subprocess_exec(*argv, cwd=agent.data_dir, env={})
+    await wait_for(lambda: len(agent.asked) == 1)
+    sleeper = int(Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text())
+    shell.kill()
+    await shell.wait()
+    may_answer.set()
+    _, status = await asyncio.to_thread(os.waitpid, sleeper, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 @pytest.mark.parametrize(

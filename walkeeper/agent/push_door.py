@@ -160,7 +160,7 @@ def _find_hook(door: Path, question: bytes) -> _Hook:
             stack.callback(os.close, process)
             if not os.path.samestat(os.fstat(answer), os.stat("fd/4", dir_fd=process)):
                 raise Failure("that process is not the hook's")
-            stack.callback(_kill, process)
+            stack.callback(_wake, process, shell)
             return _Hook(question, _describe(process, path), answer, stack.pop_all())
         except PermissionError as error:
             raise _OutOfReach(f"/proc/{sleeper}: {error.strerror}") from error
@@ -206,14 +206,29 @@ def _open_process(name: str) -> int:
     return os.open(f"/proc/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _kill(process: int) -> None:
-    """Kill the process whose directory in /proc that is, if it still runs."""
+def _wake(process: int, shell: str) -> None:
+    """Kill the sleeper whose directory in /proc that is, if its shell still waits for it.
+
+    One whose shell has died ends by itself. Where the postmaster is a container's first process it
+    inherits that one, and takes a stranger that was killed for a backend that has crashed
+    (src/backend/postmaster/postmaster.c, CleanupBackend).
+    """
     try:
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        if _parent(process) == shell:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+    except (ProcessLookupError, FileNotFoundError):
+        return  # it has ended
     except PermissionError as error:
         raise _OutOfReach(f"no signal reaches a hook: {error.strerror}") from error
+
+
+def _parent(process: int) -> str:
+    """Its parent's process id, proc(5): the second field behind the name in parentheses."""
+    stat_file = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+    try:
+        return os.read(stat_file, 4096).rpartition(b") ")[2].split()[1].decode()
+    finally:
+        os.close(stat_file)
 
 
 def _require_signals() -> None:

@@ -24,6 +24,7 @@ from report import (
     Report,
     describe_machine,
     draw,
+    join_reports,
     read_report,
     show_report,
     write_markdown,
@@ -51,7 +52,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     try:
-        report = read_report(arguments.read) if arguments.read else measure(arguments, console)
+        if arguments.read:
+            report = join_reports([read_report(path) for path in arguments.read])
+        else:
+            report = measure(arguments, console)
     except ScriptError as error:
         console.print(f"[bold red]{escape(str(error))}[/]", soft_wrap=True)
         return 1
@@ -86,7 +90,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--give-up", type=float, default=60, metavar="S", help="on a push, after S seconds (60)")
     add("--full", action="store_true", help="10 GiB, 100k relations, 1M segments, 5 runs")
     add("--json", type=Path, metavar="FILE", help="write all figures to FILE")
-    add("--read", type=Path, metavar="FILE", help="measure nothing: show what --json wrote")
+    shown = "measure nothing: show what --json wrote, in one run or several"
+    add("--read", type=Path, nargs="+", metavar="FILE", help=shown)
     page = "put the tables between the marks of FILE (BENCHMARKS.md)"
     add("--markdown", nargs="?", const=PAGE, type=Path, metavar="FILE", help=page)
     add("--plot", type=Path, metavar="FILE", help="draw the ratios (needs matplotlib)")

@@ -107,6 +107,29 @@ def read_report(path: Path) -> Report:
         raise ScriptError(f"{path} was not written by bench --json: {error!r}") from error
 
 
+def join_reports(reports: Sequence[Report]) -> Report:
+    """One of several runs on the same machine, whose figures of the same case count together.
+
+    Raises ScriptError where machine or programs differ.
+    """
+    first = reports[0]
+    differing = [one for one in reports if strip_load(one.machine) != strip_load(first.machine)]
+    if differing:
+        raise ScriptError("these are runs of different machines or programs")
+    results = Results()
+    for one in reports:
+        results.runs += one.results.runs
+        for left_out in one.results.not_compared:
+            results.leave_out(left_out.what, left_out.why)
+    said = {name: [say(one.settings[name]) for one in reports] for name in first.settings}
+    settings: dict[str, object] = {name: "; ".join(dict.fromkeys(v)) for name, v in said.items()}
+    return Report(first.machine, settings, results)
+
+
+def strip_load(machine: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in machine.items() if name != "load_before"}
+
+
 def goal_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
     """What, where, what is asked, what was found, and whether that is enough."""
     verdicts = judge(find_medians(report.results.runs))

@@ -128,6 +128,25 @@ def test_what_was_written_as_json_is_read_back(
     assert report.read_report(tmp_path / "figures.json") == made
 
 
+def test_runs_on_one_machine_are_shown_together(report: ModuleType, figures: ModuleType) -> None:
+    one, other = make_report(report, figures), make_report(report, figures)
+    other.settings["seed"] = 2  # type: ignore[attr-defined]
+    other.machine["load_before"] = 0.3  # type: ignore[attr-defined]
+    joined = report.join_reports([one, other])
+    assert joined.settings == {"seed": "1; 2"}
+    assert len(joined.results.runs) == 4
+    assert len(joined.results.not_compared) == 1
+
+
+def test_runs_on_different_machines_are_not_shown_together(
+    report: ModuleType, figures: ModuleType
+) -> None:
+    one, other = make_report(report, figures), make_report(report, figures)
+    other.machine["cpus"] = 64  # type: ignore[attr-defined]
+    with pytest.raises(report.ScriptError, match="different machines"):
+        report.join_reports([one, other])
+
+
 def test_only_what_stands_between_the_marks_of_a_page_is_replaced(
     report: ModuleType, figures: ModuleType, tmp_path: Path
 ) -> None:

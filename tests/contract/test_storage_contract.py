@@ -299,8 +299,10 @@ async def test_a_long_listing_is_complete(store: Store) -> None:
         async with limit:
             await store.storage.put(name, b"x")
 
+    for name in everything[:7]:  # rclone may fail where two requests make the same folder
+        await put(name)
     async with asyncio.TaskGroup() as group:
-        for name in everything:
+        for name in everything[7:]:
             group.create_task(put(name))
     assert await names(store.storage, "wal/") == sorted(everything)
     middle = sorted(everything)[700]

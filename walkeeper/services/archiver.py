@@ -254,7 +254,7 @@ class Archiver:
         if name in self._jobs or self._resting(name):
             return False
         identity = await self._wal_dir.find_identity(wal)
-        if identity is None:
+        if identity is None or self._durable.get(name) == identity:  # a hook came meanwhile
             return True
         if name not in self._jobs and not self._draining:  # a hook may have come meanwhile
             self._start(wal, identity)

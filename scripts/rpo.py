@@ -34,6 +34,7 @@ from rpo_cost import CALM_DEADLINE_S, Cost, measure_costs, show_costs
 from rpo_load import Client, committing, full_speed
 from scratch import ScriptError, Workplace, open_workplace
 from server import ask, start_server
+from shared_memory import free_of_killed
 
 SETTINGS = """
 listen_addresses = ''
@@ -155,6 +156,7 @@ def lose(place: Workplace, walkeeper: Walkeeper, latest_s: float) -> Loss:
         walkeeper.kill()
         shutil.rmtree(data_dir)
     reap_orphans()  # a dead postmaster that nobody has waited for still holds its socket
+    free_of_killed(data_dir.parent.stat().st_uid)
     began = time.monotonic()
     target = place.directory("restored")
     place.run(["walkeeper", "restore", "--target-dir", target, "--target", "latest", "--start"])

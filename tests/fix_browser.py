@@ -185,7 +185,13 @@ async def tab(workspace: Workspace) -> AsyncIterator[Tab]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={"PATH": os.defpath, "HOME": str(profile), "LANG": "C.UTF-8", "TZ": "Europe/Berlin"},
+        env={
+            "PATH": os.defpath,
+            "HOME": str(profile),
+            "TMPDIR": str(profile),
+            "LANG": "C.UTF-8",
+            "TZ": "Europe/Berlin",
+        },
         start_new_session=True,
         **workspace.owner.process_options(),
     )

@@ -27,6 +27,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from scripts.shared_memory import free_of_killed
+
 START_TIMEOUT_S = 60.0
 # What PostgreSQL gets from an init system: no HOME of a developer, no virtual environment in PATH.
 BARE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
@@ -260,6 +262,7 @@ class Cluster:
                     os.kill(pid, signal.SIGKILL)
             self.process.wait(START_TIMEOUT_S)
             wait_until(lambda: not any(map(is_alive, victims)), "the killed processes to go")
+        free_of_killed(self.workspace.owner.uid)  # memory does not outlive a power cut
 
     def sql(self, script: str, *, database: str = "postgres") -> Rows:
         """Run statements, each in a transaction of its own; returns all rows, values as text."""
@@ -330,6 +333,11 @@ class MakeCluster(Protocol):
         environment: Mapping[str, str] | None = None,
         start: bool = True,
     ) -> Cluster: ...
+
+
+def pytest_sessionstart() -> None:
+    """Free what runs of the tests that were killed have left in shared memory."""
+    free_of_killed(Owner.current().uid)
 
 
 @pytest.fixture

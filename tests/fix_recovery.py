@@ -109,7 +109,7 @@ class RecoveryBed:
         root = self.workspace.directory(name)
         self.workspace.run(["cp", "-a", "--reflink=auto", self.template(target), root / "pg"])
         run = self.workspace.directory(f"{name}/run")
-        environment = {"XDG_RUNTIME_DIR": str(run)}
+        environment = {"XDG_RUNTIME_DIR": str(run), "TMPDIR": str(run)}
         cluster = Cluster(self.workspace, root / "pg", run, 15, environment=environment)
         recovery = Recovery(self, target, cluster)
         try:

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def measure_push(session: Session) -> None:
     Who is slow is stopped after a while: what counts is how much was archived until then.
     """
     data_dir, waiting = session.dataset.data_dir, session.dataset.segments
+    read_all(data_dir / "pg_wal" / name for name in waiting)
     os.sync()
     asked_before = session.store.requests()
     with session.gauge() as gauge:
@@ -155,7 +157,7 @@ def time_call(session: Session, argv: list[str]) -> float:
 
 
 def measure_backup(session: Session) -> None:
-    read_whole(session.dataset.data_dir)
+    read_all(sorted((session.dataset.data_dir / "base").rglob("*")))
     os.sync()
     asked_before = session.store.requests()
     with session.gauge() as gauge:
@@ -167,14 +169,14 @@ def measure_backup(session: Session) -> None:
     session.note("backup", session.dataset.files, figures)
 
 
-def read_whole(data_dir: Path) -> None:
-    """Put the files of a cluster into the page cache, as far as they fit.
+def read_all(paths: Iterable[Path]) -> None:
+    """Put files into the page cache, as far as they fit.
 
     What the program before has displaced would cost the next one: up to 2 s of CPU a GiB on a
     virtual machine whose memory comes from its host page by page.
     """
     block = bytearray(MIB)
-    for path in sorted((data_dir / "base").rglob("*")):
+    for path in paths:
         if path.is_file():
             with path.open("rb", buffering=0) as file:
                 while file.readinto(block):

@@ -43,6 +43,7 @@ from walkeeper.agent.door import Questions, open_questions, remove
 from walkeeper.errors import WalkeeperError
 from walkeeper.hooks import wire
 from walkeeper.hooks.channel import Failure
+from walkeeper.hooks.client import describe_push
 
 SLEEP_S: Final = 2.0
 """How long the hook's sleeper sleeps, see walkeeper.sh."""
@@ -190,16 +191,7 @@ def _describe(process: int, path: bytes) -> dict[str, bytes]:
     """What the client would say of a path, by what the hook has opened."""
     directory, file = os.stat("fd/7", dir_fd=process), os.stat("fd/6", dir_fd=process)
     place = os.fsencode(os.readlink("fd/7", dir_fd=process))
-    return {
-        "path": place + b"/" + path.rpartition(b"/")[2],
-        "dir_dev": b"%d" % directory.st_dev,
-        "dir_ino": b"%d" % directory.st_ino,
-        "dev": b"%d" % file.st_dev,
-        "ino": b"%d" % file.st_ino,
-        "size": b"%d" % file.st_size,
-        "mtime_ns": b"%d" % file.st_mtime_ns,
-        "timeout_ms": b"%d" % (SLEEP_S * 1000),
-    }
+    return describe_push(place + b"/" + path.rpartition(b"/")[2], directory, file, SLEEP_S)
 
 
 def _open_process(name: str) -> int:

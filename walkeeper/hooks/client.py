@@ -67,8 +67,16 @@ def push(arguments: list[str]) -> None:
     timeout_s = options.timeout_s(PUSH_DEADLINE_S, PUSH_DEADLINE_LIMIT_S)
     deadline = deadline_in(timeout_s)
     path = absolute(encoded(options.operands[0]))
-    directory, file = posix.stat(parent(path)), posix.stat(path)
-    fields = {
+    fields = describe_push(path, posix.stat(parent(path)), posix.stat(path), timeout_s)
+    socket = options.get("--socket") or environment("WALKEEPER_SOCKET") or wire.DEFAULT_SOCKET
+    ask(socket, wire.encode_request("wal-push", fields), deadline)
+
+
+def describe_push(
+    path: bytes, directory: posix.stat_result, file: posix.stat_result, timeout_s: float
+) -> dict[str, bytes]:
+    """The fields of a ``wal-push`` for this file in that directory; see wire.py."""
+    return {
         "path": path,
         "dir_dev": b"%d" % directory.st_dev,
         "dir_ino": b"%d" % directory.st_ino,
@@ -78,8 +86,6 @@ def push(arguments: list[str]) -> None:
         "mtime_ns": b"%d" % file.st_mtime_ns,
         "timeout_ms": b"%d" % (timeout_s * 1000),
     }
-    socket = options.get("--socket") or environment("WALKEEPER_SOCKET") or wire.DEFAULT_SOCKET
-    ask(socket, wire.encode_request("wal-push", fields), deadline)
 
 
 def parse_fetch(arguments: list[str]) -> Options | None:

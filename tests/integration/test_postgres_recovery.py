@@ -272,6 +272,25 @@ async def test_a_configuration_that_postgresql_refuses_is_shown(make_archive, ex
             pytest.fail("it started")
 
 
+async def test_a_recovery_that_ends_between_two_questions_is_not_an_error(make_archive, executor):
+    archive = await asyncio.to_thread(make_archive)
+    data_dir = archive.restore(AtName("three"), action=TargetAction.PAUSE)
+    asked = []
+    async with start(archive, data_dir, executor) as instance:
+
+        def promote(lsn):
+            """Called when the server has said that it recovers, before it is asked for a pause."""
+            if not asked:
+                argv = [archive.cluster.bin_dir / "pg_ctl", "promote", "-w", "-D", data_dir]
+                archive.cluster.run_as_owner(argv)
+            asked.append(lsn)
+
+        end = await instance.wait_recovered(deadline_s=60, on_progress=promote)
+
+    assert asked
+    assert end.state is EndState.PROMOTED
+
+
 async def test_nothing_is_left_when_the_work_is_cancelled(make_archive, executor):
     archive = await asyncio.to_thread(make_archive)
     data_dir = archive.restore(AtName("three"), action=TargetAction.PAUSE)

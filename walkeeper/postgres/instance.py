@@ -319,5 +319,10 @@ async def _is_paused(server: Server) -> bool:
         query = "SELECT pg_get_wal_replay_pause_state() = 'paused'"
     else:
         query = "SELECT pg_is_wal_replay_paused()"
-    row = await server.fetch_row(query, doing="ask whether replay has paused")
+    try:
+        row = await server.fetch_row(query, doing="ask whether replay has paused")
+    except PostgresError:
+        if await server.is_in_recovery():
+            raise
+        return False  # recovery has ended since it was asked about; the next look tells
     return cast(bool, row[0])

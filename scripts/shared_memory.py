@@ -19,52 +19,55 @@ _HEADER = struct.Struct("=iiQQI")
 _MAGIC = 679834894  # PGShmemMagic
 _SHM_RDONLY = 0o10000
 _IPC_RMID = 0
+_LIBC = ctypes.CDLL(None)
+_LIBC.shmat.restype = ctypes.c_void_p
 
 
 def free_of_killed(uid: int) -> int:
     """Free what killed servers of this user have left; returns of how many servers.
 
-    A segment that anybody is attached to stays, and so does one that is not PostgreSQL's. A server
-    that is starting meanwhile takes a segment that has just gone for one that it need not take.
+    A segment that anybody is attached to stays, one whose server is alive (it may be about to
+    attach itself), and one that is not PostgreSQL's.
     """
     freed = 0
     for segment in _find_abandoned(uid):
         header = _read(segment)
-        if header is None or header[0] != _MAGIC:
+        if header is None:
             continue
-        _remove_files(handle=header[4])
-        freed += ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None) == 0
+        magic, creator, _, _, control = header
+        if magic == _MAGIC and not Path(f"/proc/{creator}").exists():
+            _remove_files(control)
+            freed += _LIBC.shmctl(segment, _IPC_RMID, None) == 0
     return freed
 
 
 def segments_of(uid: int) -> set[int]:
     """The identifiers of all System V segments that belong to this user."""
-    return {int(row["shmid"]) for row in _rows() if row["uid"] == str(uid)}
+    return {int(row["shmid"]) for row in _rows(uid)}
 
 
 def _find_abandoned(uid: int) -> list[int]:
-    rows = [row for row in _rows() if row["uid"] == str(uid) and row["nattch"] == "0"]
+    rows = [row for row in _rows(uid) if row["nattch"] == "0"]
     return [int(row["shmid"]) for row in rows if int(row["size"]) >= _HEADER.size]
 
 
-def _rows() -> list[dict[str, str]]:
+def _rows(uid: int) -> list[dict[str, str]]:
     if not _SEGMENTS.exists():
         return []  # a kernel or a sandbox that does not tell
     head, *lines = _SEGMENTS.read_text().splitlines()
-    return [dict(zip(head.split(), line.split(), strict=True)) for line in lines]
+    rows = [dict(zip(head.split(), line.split(), strict=True)) for line in lines]
+    return [row for row in rows if row["uid"] == str(uid)]
 
 
 def _read(segment: int) -> tuple[int, ...] | None:
     """The first fields of a segment's header; None where it went meanwhile."""
-    libc = ctypes.CDLL(None)
-    libc.shmat.restype = ctypes.c_void_p
-    address = libc.shmat(segment, None, _SHM_RDONLY)
+    address = _LIBC.shmat(segment, None, _SHM_RDONLY)
     if address in (None, ctypes.c_void_p(-1).value):
         return None
     try:
         return _HEADER.unpack(ctypes.string_at(address, _HEADER.size))
     finally:
-        libc.shmdt(ctypes.c_void_p(address))
+        _LIBC.shmdt(ctypes.c_void_p(address))
 
 
 def _remove_files(handle: int) -> None:

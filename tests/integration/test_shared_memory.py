@@ -16,6 +16,7 @@ from tests.fix_postgres import Cluster, MakeCluster, Owner, versions_at_hand
 LIBC = ctypes.CDLL(None)
 IPC_PRIVATE, IPC_RMID, MODE = 0, 0, 0o600
 MAGIC = 679834894
+NOBODY = 0  # no process has this id
 
 
 def segment_of(cluster: Cluster) -> int:
@@ -39,11 +40,11 @@ def segment() -> Iterator[int]:
     LIBC.shmctl(made, IPC_RMID, None)
 
 
-def write_header(segment: int) -> None:
+def write_header(segment: int, creator: int) -> None:
     """Let it begin as PostgreSQL's do."""
     LIBC.shmat.restype = ctypes.c_void_p
     address = LIBC.shmat(segment, None, 0)
-    ctypes.memmove(address, struct.pack("=iiQQI", MAGIC, 1, 56, 56, 0), 28)
+    ctypes.memmove(address, struct.pack("=iiQQI", MAGIC, creator, 56, 56, 0), 28)
     LIBC.shmdt(ctypes.c_void_p(address))
 
 
@@ -80,8 +81,14 @@ def test_a_segment_that_is_not_postgresqls_is_left_alone(segment: int) -> None:
 
 
 def test_a_segment_of_another_user_is_left_alone(segment: int) -> None:
-    write_header(segment)
+    write_header(segment, creator=NOBODY)
     free_of_killed(os.getuid() + 1)
     assert segment in segments_of(os.getuid())
     assert free_of_killed(os.getuid()) >= 1
     assert segment not in segments_of(os.getuid())
+
+
+def test_a_segment_whose_server_is_about_to_attach_itself_is_left_alone(segment: int) -> None:
+    write_header(segment, creator=os.getpid())
+    free_of_killed(os.getuid())
+    assert segment in segments_of(os.getuid())

@@ -21,6 +21,7 @@ DEADLINE_S = 60.0
 REPEAT_DEADLINE_S = 150.0
 
 Event = tuple[str, str]
+ALL_SINKS = {"webhook 1", "mail", "command"}
 
 
 @dataclass
@@ -105,6 +106,18 @@ class Listeners:
 
         self.wait(told, f"{event} to be told", timeout_s)
 
+    def wait_noted(self, event: Event) -> None:
+        """Until the agent knows that the three have heard of it: it may be stopped then."""
+        name, key = event
+
+        def noted() -> bool:
+            whole = self.installation.agent_log.rpartition("\n")[0]
+            lines = [json.loads(line) for line in whole.splitlines()]
+            told = [one for one in lines if one["event"] == "alert_told" and one["key"] == key]
+            return {one["sink"] for one in told if one["alert_event"] == name} == ALL_SINKS
+
+        self.wait(noted, f"{event} to be noted")
+
     def wait_beating(self) -> None:
         before = self.beats
         self.wait(lambda: self.beats >= before + 2, "heartbeats")
@@ -154,6 +167,7 @@ def test_a_restart_of_the_agent_repeats_nothing_and_forgets_no_all_clear(
     installation = listeners.installation
     listeners.start()
     listeners.wait_told(("raised", "no_backup"), "no base backup")
+    listeners.wait_noted(("raised", "no_backup"))
     assert listeners.beats == 0
     installation.stop_agent()
     listeners.start()

@@ -146,15 +146,18 @@ class Alerting:
         return is_within_target(self._observer.agent(), self._targets)
 
     async def run(self) -> None:
-        """Watch and tell until cancelled."""
+        """Watch and tell until cancelled; what was told by then is not told again."""
         if not self._is_loaded:
             await self._load()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._judge_on())
-            for delivery in self._deliveries:
-                group.create_task(delivery.run())
-            if self._heartbeat is not None:
-                group.create_task(self._heartbeat.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._judge_on())
+                for delivery in self._deliveries:
+                    group.create_task(delivery.run())
+                if self._heartbeat is not None:
+                    group.create_task(self._heartbeat.run())
+        finally:  # a cancelled delivery has maybe told something and not written it down
+            await self._save()
 
     async def _judge_on(self) -> None:
         while True:
@@ -212,7 +215,11 @@ class Alerting:
         async with self._saving:  # so that no older state comes behind a newer one
             ledgers = {one.name: dict(one.ledger) for one in self._deliveries}
             state = AlertState(alerts=self.alerts, ledgers=ledgers)
-            await loop.run_in_executor(self._pool, write_state, self._state_path, state)
+            writing = loop.run_in_executor(self._pool, write_state, self._state_path, state)
+            try:
+                await asyncio.shield(writing)
+            finally:  # a thread goes on when its caller is cancelled
+                await asyncio.wait({writing})
 
 
 def _raised(alerts: dict[str, Alert]) -> dict[str, tuple[object, ...]]:

@@ -20,7 +20,7 @@ import pytest
 
 from tests.fix_age import Tool
 from tests.fix_cli import Installation, MakeInstallation
-from tests.fix_postgres import BARE_ENVIRONMENT, Cluster, wait_until
+from tests.fix_postgres import BARE_ENVIRONMENT, Cluster, copy_whole, wait_until
 from tests.fix_proxy import HttpFaults
 from tests.fix_s3 import S3Server
 from tests.fix_tree import files_below
@@ -125,7 +125,7 @@ def watch_archiving(installation: Installation) -> Witness:
     """Put a witness around the archive_command of an initialised installation."""
     folder = installation.workspace.directory(f"{installation.root.name}/witness")
     hook = installation.cluster.value("SHOW archive_command")
-    copy = f"test -e {folder}/%f || (cp %p {folder}/%f.tmp && mv {folder}/%f.tmp {folder}/%f)"
+    copy = f"test -e {folder}/%f || ({copy_whole(folder)})"
     command = f"{copy}; {hook} && touch {folder}/%f.acknowledged"
     set_archive_command(installation.cluster, command)
     return Witness(folder)

@@ -507,6 +507,12 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0
         time.sleep(0.02)
 
 
+def copy_whole(folder: Path) -> str:
+    """An ``archive_command`` whose files have their names only when all of them is there."""
+    draft = f"{folder}/%f.$$.tmp"
+    return f"cp %p {draft} && mv {draft} {folder}/%f"
+
+
 def find_descendants(pid: int) -> list[int]:
     """Children of a process, their children, and so on (PostgreSQL's are sessions of their own)."""
     children: dict[int, list[int]] = {}

@@ -180,9 +180,7 @@ def test_how_long_a_hook_takes_for_a_segment_that_is_durable_already(
     installation.start_agent()
     file = cluster.value("SELECT pg_walfile_name(pg_switch_wal())")
     shelf = FileShelf(installation.repository)
-    t = time.time()
     wait_until(lambda: stored_as(shelf, file) != [], "the segment to be sent ahead")
-    print("XX", time.time() - t, installation.agent_log)
     pushed = [push(installation, file, cwd=cluster.data_dir) for _ in range(15)]
     assert {one.code for one in pushed} == {0}
     python = [time_of([sys.executable, "-I", "-S", "-c", "pass"]) for _ in range(15)]

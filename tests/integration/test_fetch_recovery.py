@@ -19,6 +19,7 @@ from tests.fix_postgres import (
     BARE_ENVIRONMENT,
     Cluster,
     MakeCluster,
+    copy_whole,
     find_client_dir,
     wait_until,
 )
@@ -107,7 +108,7 @@ async def site(
     source = make_cluster(segment_size_mb=1, archive_mode="on", start=False, fsync=False)
     workspace = source.workspace
     directory = workspace.directory("collected")
-    source.configure({"archive_command": f"cp %p {directory}/%f"})
+    source.configure({"archive_command": copy_whole(directory)})
     source.start()
     source.sql("CREATE TABLE t (n int)")
     backup = workspace.directory("backup")

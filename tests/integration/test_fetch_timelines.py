@@ -27,6 +27,7 @@ from tests.fix_postgres import (
     Cluster,
     MakeCluster,
     Workspace,
+    copy_whole,
     find_client_dir,
     wait_until,
 )
@@ -101,7 +102,7 @@ def split(
 def make_split(root: Path, make_cluster: MakeCluster, make_standby: Callable[..., Cluster]) -> None:
     archived = root / "archived"
     archived.mkdir()
-    settings = {"archive_command": f"test -e {archived}/%f || cp %p {archived}/%f"}
+    settings = {"archive_command": f"test -e {archived}/%f || ({copy_whole(archived)})"}
     primary = make_cluster(segment_size_mb=1, archive_mode="on", fsync=False, settings=settings)
     os.chown(archived, primary.workspace.owner.uid, primary.workspace.owner.gid)
     primary.sql("CREATE TABLE t (n int)")
@@ -364,7 +365,7 @@ async def test_the_new_timelines_tail_goes_on_where_the_fork_is_and_is_no_segmen
     copies = serve.workspace.directory("copies")
     server = serve.recover(
         serve.command(2, split.shipped),
-        {"archive_mode": "always", "archive_command": f"cp %p {copies}/%f"},
+        {"archive_mode": "always", "archive_command": copy_whole(copies)},
     )
     assert rows(server) == COMMON + LIVE
     assert timeline_of(server) == "3"

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.fix_postgres import Cluster, find_client_dir, versions_at_hand
+from tests.fix_postgres import Cluster, copy_whole, find_client_dir, versions_at_hand
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.target import (
     AtLsn,
@@ -89,7 +89,7 @@ def make_archive(make_cluster):
             fsync=False,
         )
         directory = cluster.workspace.directory("archive")
-        cluster.configure({"archive_command": f"cp %p {directory}/%f"})
+        cluster.configure({"archive_command": copy_whole(directory)})
         cluster.start()
         fetch = directory / "fetch.sh"
         fetch.write_text(FETCH.format(archive=shlex.quote(str(directory))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fix_postgres import Cluster, MakeCluster, wait_until
+from tests.fix_postgres import Cluster, MakeCluster, copy_whole, wait_until
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.timeline import Leg, TimelineHistory
 from walkeeper.core.wal import PartialSegment, SegmentSize, WalSegment, parse_wal_file
@@ -42,7 +42,7 @@ def test_forks_are_read_as_postgresql_made_them(make_cluster: MakeCluster, adopt
     probe.configure(
         {
             "archive_mode": True,
-            "archive_command": f"cp %p {archive}/%f",
+            "archive_command": copy_whole(archive),
             "restore_command": f"cp {archive}/%f %p",
             "max_wal_senders": 4,
         }

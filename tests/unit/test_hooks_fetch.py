@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_hooks import CLIENT, PACKAGE_ROOT, Ended, run_hook, serving
+from tests.fix_hooks import CLIENT, PACKAGE_ROOT, Ended, run_hook, serving, wait_for
 from tests.fix_wal import WalWriter
 from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
@@ -54,7 +54,8 @@ async def serve():
         sys.exit(error.exit_code)
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve())
-        await server.wait_idle(1)
+        while os.path.exists(os.environ["NEEDED"]):
+            await asyncio.sleep(0.02)
         server.stop()
 
 asyncio.run(serve())
@@ -75,10 +76,13 @@ def private(short_dir: Path) -> dict[str, str]:
     (package / "__main__.py").write_text(SERVICE)
     runtime = short_dir / "run"
     runtime.mkdir(mode=0o700)
+    needed = short_dir / "needed"
+    needed.touch()
     return {
         "PYTHONPATH": os.fspath(package.parent),
         "XDG_RUNTIME_DIR": os.fspath(runtime),
         "WALKEEPER_SOCKET": os.fspath(short_dir / "no-agent.sock"),
+        "NEEDED": os.fspath(needed),
     }
 
 
@@ -89,10 +93,10 @@ def started(private: dict[str, str]) -> list[str]:
 
 
 async def wait_until_ended(private: dict[str, str]) -> None:
-    """Private services end by themselves when they are idle, and remove their sockets."""
-    async with asyncio.timeout(20):
-        while list(Path(private["XDG_RUNTIME_DIR"], "walkeeper").glob("*.sock")):
-            await asyncio.sleep(0.05)
+    """Tell private services that they are not needed any more; they remove their sockets."""
+    Path(private["NEEDED"]).unlink()
+    folder = Path(private["XDG_RUNTIME_DIR"], "walkeeper")
+    await wait_for(lambda: not list(folder.glob("*.sock")))
 
 
 async def fetch(
@@ -401,11 +405,18 @@ async def test_a_private_service_keeps_nothing_of_postgresqls(
         "wal-fetch", WANTED, "pg_wal/R", cwd=data_directory, env=private,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    async with asyncio.timeout(0.9 + 10):
+    async with asyncio.timeout(60):
         out, _ = await process.communicate()  # ends only when nobody holds stdout any more
     assert (process.returncode, out) == (0, b"")
     assert list(Path(private["XDG_RUNTIME_DIR"], "walkeeper").glob("*.sock"))
     await wait_until_ended(private)
+
+
+def read_if_there(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 @pytest.mark.parametrize("fault", ["open to others", "a link"])
@@ -419,13 +430,14 @@ async def test_a_directory_that_others_can_enter_is_not_used_for_the_socket(
     else:
         directory.mkdir()
         directory.chmod(0o711)
-    fallback = Path(f"/tmp/walkeeper-{os.geteuid()}")
-    known = set(fallback.glob("*.sock")) if fallback.exists() else set()
-    assert (await fetch(data_directory, environ=private)).code == 0
+    fallback = Path(f"/tmp/walkeeper-{os.geteuid()}")  # where services of other tests may be
+    own = short_dir.name
+    assert (await fetch(data_directory, "--archive", own, environ=private)).code == 0
     assert not list(directory.iterdir())
-    (socket,) = set(fallback.glob("*.sock")) - known
-    async with asyncio.timeout(20):
-        while socket.exists():
-            await asyncio.sleep(0.05)
+    (begun,) = (path for path in fallback.glob("*.started") if own in read_if_there(path))
+    socket = begun.with_suffix("")
+    assert socket.exists()
+    Path(private["NEEDED"]).unlink()
+    await wait_for(lambda: not socket.exists())
     for path in fallback.glob(f"{socket.stem}*"):
         path.unlink()

@@ -64,18 +64,22 @@ class Retrier:
         """The result of the first attempt that succeeds; ``size_bytes`` go over the wire in each.
 
         Raises what is not retryable at once, the last error when the next attempt would begin after
-        the deadline, and `StorageUnavailable` for an attempt that took too long.
+        the deadline, and `StorageUnavailable` for an attempt that took too long. One that the
+        deadline cut short says nothing of the store: then the error before it is the last.
         """
         clock = self._clock or asyncio.get_running_loop().time
         allowance_s = size_bytes / _SLOWEST_BYTES_PER_S
         ends_at = clock() + self._policy.deadline_s + allowance_s
         nominal_s = self._policy.first_pause_s
+        longest_s = self._policy.attempt_timeout_s + allowance_s
+        last: StorageError | None = None
         while True:
-            left_s = max(0.0, ends_at - clock())
-            limit_s = min(self._policy.attempt_timeout_s + allowance_s, left_s)
+            limit_s = min(longest_s, max(0.0, ends_at - clock()))
+            known = last if limit_s < longest_s else None
             try:
-                return await _within(limit_s, operation, attempt)
+                return await _within(limit_s, operation, attempt, known)
             except StorageError as error:
+                last = error
                 pause_s = nominal_s * (1 + self._chance()) / 2
                 if isinstance(error, StorageUnavailable) and error.retry_after_s is not None:
                     pause_s = max(pause_s, error.retry_after_s)
@@ -87,7 +91,12 @@ class Retrier:
             nominal_s = min(nominal_s * 2, self._policy.longest_pause_s)
 
 
-async def _within(limit_s: float, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
+async def _within(
+    limit_s: float,
+    operation: str,
+    attempt: Callable[[], Awaitable[T]],
+    known: StorageError | None,
+) -> T:
     limit = asyncio.timeout(limit_s)
     try:
         async with limit:
@@ -95,6 +104,8 @@ async def _within(limit_s: float, operation: str, attempt: Callable[[], Awaitabl
     except TimeoutError as error:
         if not limit.expired():
             raise
+        if known is not None:
+            raise known from known.__cause__
         raise StorageUnavailable(f"{operation}: no answer within {limit_s:.3g} s") from error
 
 

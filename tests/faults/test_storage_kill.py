@@ -34,7 +34,7 @@ async def chunks(data):
     for begin in range(0, len(data), 700_001):
         yield data[begin:begin + 700_001]
 
-async def write(number):
+async def write(number, tell):
     with ThreadPoolExecutor(2) as executor:
         storage = FilesystemStorage(root, executor)
         for turn in range(1 if mode == "steps" else 1000):
@@ -44,6 +44,8 @@ async def write(number):
                     await storage.put(name, content(name, size))
                 else:
                     await storage.put_stream(name, chunks(content(name, size)))
+                if mode == "times":
+                    os.write(tell, b".")
 
 def kill_at(step):
     left = [step]
@@ -61,18 +63,23 @@ def kill_at(step):
 
 killed = 0
 for number in range(rounds):
+    heard, tell = os.pipe()
     child = os.fork()
     if child == 0:
         if mode == "steps":
             kill_at(number + 1)
         try:
-            asyncio.run(write(number))
+            asyncio.run(write(number, tell))
         finally:
             os._exit(0)
+    os.close(tell)
     if mode == "times":
+        if number % 2:
+            os.read(heard, 1)  # however slow the disk is: one object is whole
         time.sleep(random.random() * 0.03)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
+    os.close(heard)
     killed += os.WIFSIGNALED(status)
     if mode == "steps" and not os.WIFSIGNALED(status):
         break
@@ -92,7 +99,7 @@ def test_a_killed_writer_leaves_nothing_half_written_visible(
         [sys.executable, "-c", _ZYGOTE, str(tmp_path), mode, str(rounds)],
         stdout=subprocess.PIPE,
         check=True,
-        timeout=110,
+        timeout=280,  # a disk may take long over a thousand syncs
     )
     outcome = json.loads(done.stdout)
     if mode == "steps":

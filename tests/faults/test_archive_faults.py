@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 from tests.fix_archiving import (
     FileShelf,
     MakeS3Archiving,
+    Pushed,
     Shelf,
     StockTools,
     Witness,
@@ -30,6 +30,8 @@ from tests.fix_ceph import Ceph
 from tests.fix_cli import Installation
 from tests.fix_postgres import wait_until
 from tests.fix_tree import set_folder_modes
+
+ALWAYS = 1_000_000
 
 
 def require_stored(
@@ -54,6 +56,19 @@ def test_without_an_agent_the_hook_says_so_and_everything_catches_up_when_it_is_
     segments_only.start_agent()
     wait_archived(segments_only)
     require_stored(segments_only, FileShelf(segments_only.repository), witness, stock)
+
+
+def refused(installation: Installation, file: str) -> Pushed:
+    """A hook that fails within its deadline, as the agent has told it.
+
+    A hook gives up by itself where a busy host had no time for the agent just then.
+    """
+    while True:
+        pushed = push(installation, file, cwd=installation.cluster.data_dir, timeout_s=2)
+        assert pushed.code == 1
+        assert pushed.elapsed_s < 20  # the store is tried for much longer
+        if "no answer before the deadline" not in pushed.message:
+            return pushed
 
 
 def close_folder(repository: Path) -> None:
@@ -106,10 +121,8 @@ def test_a_directory_that_cannot_be_written_to_fails_the_hook_and_catches_up_lat
     try:
         set_archive_command(cluster, "exit 1 # in place of walkeeper wal-push")
         file = finish_segment(cluster)
-        pushed = push(segments_only, file, cwd=cluster.data_dir, timeout_s=2)
-        assert pushed.code == 1
-        assert reason in pushed.message.lower()
-        assert pushed.elapsed_s < 20  # the store is tried for much longer
+        pushed = refused(segments_only, file)
+        assert reason in pushed.message.lower(), pushed.message
         assert waiting(cluster) == [file]
         assert witness.acknowledged == before
         if breaks is unmount:
@@ -142,11 +155,10 @@ def test_a_store_in_trouble_fails_the_hook_within_its_deadline_and_catches_up_la
     installation.start_agent()
     installation.archive_now()
     wait_archived(installation)
-    trouble = archiving.proxy.add(times=1_000_000, kind="PUT", **fault)
+    trouble = archiving.proxy.add(times=ALWAYS, kind="PUT", **fault)
     file = finish_segment(cluster)
-    pushed = push(installation, file, cwd=cluster.data_dir, timeout_s=2)
-    assert pushed.code == 1
-    assert pushed.elapsed_s < 20  # the store is tried for much longer
+    wait_until(lambda: trouble.times < ALWAYS, "the store to be asked")
+    pushed = refused(installation, file)
     assert reason in pushed.message, pushed.message
     assert file in waiting(cluster)
     assert file not in witness.acknowledged
@@ -235,9 +247,13 @@ def test_a_postgresql_killed_during_pushes_loses_no_segment_that_was_acknowledge
     require_stored(segments_only, FileShelf(segments_only.repository), witness, stock)
 
 
-def process_titles() -> str:
-    """What all processes say they do: PostgreSQL's archiver names the file of its hook."""
-    return subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout
+def is_asked(installation: Installation) -> bool:
+    """Whether the agent has let a client in: a socket of its name that is connected, 03."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return any(
+        words[5] == "03" and words[7:] == [str(installation.socket)]
+        for words in (line.split() for line in lines)
+    )
 
 
 def test_an_agent_told_to_stop_ends_the_push_that_is_under_way(
@@ -255,18 +271,18 @@ def test_an_agent_told_to_stop_ends_the_push_that_is_under_way(
         archiving.proxy.forget()
         file = finish_segment(cluster)
         wait_until(lambda: archiving.proxy.counts["PUT"] > 0, "the upload to begin")
-        wait_until(lambda: f"archiving {file}" in process_titles(), "the hook to ask for it")
-        time.sleep(0.3)  # from the hook's start to its question
+        # Whoever asks at the door is served there for two seconds only, and then asks here.
+        wait_until(lambda: is_asked(installation), f"the hook to ask for {file}")
         assert installation.agent is not None
         installation.agent.terminate()
-        wait_until(lambda: "agent_draining" in installation.agent_log, "the agent to drain")
-        assert not installation.agent_listens()
+        wait_until(lambda: not installation.agent_listens(), "the agent to drain")
+        assert "agent_draining" in installation.agent_log
         time.sleep(0.5)
         assert installation.agent_running
         assert witness.acknowledged == before
     finally:
         ceph_cluster.thaw()
-    assert installation.agent.wait(15) == 0
-    wait_until(lambda: file in witness.acknowledged, f"{file} to be acknowledged")
-    assert waiting(cluster) == []
+    assert installation.agent.wait(60) == 0
+    wait_until(lambda: waiting(cluster) == [], f"{file} to be archived")
+    assert file in witness.acknowledged
     require_stored(installation, archiving.shelf, witness, stock)

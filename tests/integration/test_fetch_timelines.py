@@ -122,26 +122,26 @@ def make_split(root: Path, make_cluster: MakeCluster, make_standby: Callable[...
     standby.promote()
     insert(primary, DEAD[:1])
     primary.sql("SELECT pg_switch_wal()")
-    insert(primary, DEAD[1:], switch=True)
+    last = [insert(primary, DEAD[1:], switch=True)]
     insert(standby, LIVE)
     shipped = standby.value("SELECT pg_current_wal_flush_lsn()")
-    insert(standby, [203, 204], switch=True)
-    for server in (primary, standby):
-        last = server.value("SELECT pg_walfile_name(pg_current_wal_lsn() - 1)")
-        expected = WalSegment.parse(last)
-        before = WalSegment.numbered(expected.timeline, expected.number(ONE_MIB) - 1, ONE_MIB)
-        wait_until((archived / str(before)).exists, f"{before} to be archived")
+    last.append(insert(standby, [203, 204], switch=True))
+    for name in last:
+        wait_until((archived / name).exists, f"{name} to be archived")
     identifier = primary.control()["Database system identifier"]
     primary.stop("immediate")
     standby.stop("immediate")
     (root / "facts").write_text(f"{identifier} {shipped}")
 
 
-def insert(server: Cluster, rows: Iterable[int], *, switch: bool = False) -> None:
+def insert(server: Cluster, rows: Iterable[int], *, switch: bool = False) -> str:
+    """Insert each row, with ``switch`` into a segment of its own; returns the last one's name."""
+    last = ""
     for row in rows:
         server.sql(f"INSERT INTO t VALUES ({row})")
         if switch:
-            server.sql("SELECT pg_switch_wal()")
+            last = server.value("SELECT pg_walfile_name(pg_switch_wal())")
+    return last
 
 
 @dataclass
@@ -427,7 +427,10 @@ async def make_pair(
     primary.sql("CREATE TABLE t (n int)")
     primary.sql("SELECT pg_switch_wal()")
     insert(primary, COMMON)
-    standby.wait_for("SELECT count(*) FROM t", str(len(COMMON)))
+    position = primary.value("SELECT pg_current_wal_flush_lsn()")
+    # Before that the standby may not even have the table.
+    standby.wait_for(f"SELECT pg_last_wal_replay_lsn() >= '{position}'", "t", timeout_s=60)
+    assert rows(standby) == COMMON
     return Pair(primary, standby)
 
 

@@ -19,6 +19,7 @@ from walkeeper.agent.control import ControlServer
 
 PACKAGE_ROOT = Path(walkeeper.__file__).parent.parent
 SCRIPT = PACKAGE_ROOT / "walkeeper" / "hooks" / "walkeeper.sh"
+PATIENCE_S = 30
 SITE = f"lib/python3.{sys.version_info.minor}/site-packages"
 CLIENT = (
     "import sys; sys.path.append(sys.argv.pop(1));"
@@ -53,23 +54,35 @@ def data_directory(short_dir: Path) -> Path:
     return wal.parent
 
 
+def copy_script(path: Path, *, patience_s: float = PATIENCE_S) -> Path:
+    """The script at another place, waiting so long for an agent that answers a shell.
+
+    Longer than the real one, for on a busy machine no agent answers for sure within two seconds.
+    """
+    text = SCRIPT.read_text()
+    assert text.count(" sleep 2 ") == 1
+    path.write_text(text.replace(" sleep 2 ", f" sleep {patience_s} "))
+    path.chmod(0o755)
+    return path
+
+
 @pytest.fixture
 def installed(short_dir: Path) -> Path:
-    """The script in an environment as pip makes it; gives its path."""
+    """The script in an environment as pip makes it, see `copy_script`; gives its path."""
     home = short_dir / "env with a space"
     (home / "bin").mkdir(parents=True)
     (home / SITE).mkdir(parents=True)
     (home / SITE / "walkeeper").symlink_to(PACKAGE_ROOT / "walkeeper")
     (home / "bin" / "python").symlink_to(sys.executable)
-    return Path(shutil.copy(SCRIPT, home / "bin" / "walkeeper"))
+    return copy_script(home / "bin" / "walkeeper")
 
 
 @pytest.fixture
 def shell_only(short_dir: Path) -> Path:
-    """The script where no Python has the package: what it is told comes through a door."""
+    """`copy_script` where no Python has the package: what it is told comes through a door."""
     script = short_dir / "bin" / "walkeeper"
     script.parent.mkdir()
-    return Path(shutil.copy(SCRIPT, script))
+    return copy_script(script)
 
 
 async def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_hooks import Ended, run_process, serving, wait_for
+from tests.fix_hooks import Ended, copy_script, run_process, serving, wait_for
 from walkeeper.agent.control import ControlServer
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.push_door import PushDoor
@@ -207,6 +207,7 @@ async def test_a_hook_whose_process_cannot_be_found_is_served_by_the_client(
     agent: Agent, installed: Path, proc: list[str]
 ) -> None:
     inside = [*UNSHARE, "--pid", "--fork", *proc, "sh", "-c", '"$@"; exit $?', "sh"]
+    copy_script(agent.script, patience_s=2)
     assert (await agent.push(f"pg_wal/{FIRST}", *inside)).code == 1
     assert agent.asked == []
     agent.script = installed
@@ -229,6 +230,7 @@ async def test_two_that_ask_at_once_get_their_own_answers(agent: Agent) -> None:
 
 async def test_an_answer_that_comes_late_is_not_heard_and_the_door_is_shut(agent: Agent) -> None:
     may_answer = asyncio.Event()
+    copy_script(agent.script, patience_s=7)  # so long that it is asked for sure
 
     async def answer(_: Request) -> Reply:
         await may_answer.wait()
@@ -262,6 +264,7 @@ async def test_a_sleeper_whose_shell_has_died_is_left_to_end_by_itself(
     agent: Agent, adopting: None
 ) -> None:
     may_answer = asyncio.Event()
+    copy_script(agent.script, patience_s=7)  # so long that it is asked for sure
 
     async def answer(_: Request) -> Reply:
         await may_answer.wait()

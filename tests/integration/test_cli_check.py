@@ -17,7 +17,7 @@ def test_all_is_well_when_a_segment_went_there_and_back(archiving: Installation)
     text = archiving.run("check").stdout
     name = re.search(r"archiving: ([0-9A-F]{24}) was durable", text)
     assert name is not None
-    assert list(archiving.archive_dir.rglob(f"{name[1]}.zst.age"))
+    assert list((archiving.archive_dir / "wal").rglob(f"{name[1]}.zst.age"))
     assert f"{name[1]} was decrypted" in text
     assert "\x1b" not in text
 

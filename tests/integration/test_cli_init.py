@@ -201,8 +201,9 @@ def test_archiving_works_through_a_path_that_a_shell_would_split(
     installation.initialise()
     installation.start_agent(wait=False)
     wait_until(odd.exists, "the agent to listen")
+    installation.wait_recognised()
     name = installation.archive_now()
-    assert list(installation.archive_dir.rglob(f"{name}.zst.age"))
+    assert list((installation.archive_dir / "wal").rglob(f"{name}.zst.age"))
 
 
 def test_the_newest_postgresql_takes_the_settings(make_installation: MakeInstallation) -> None:

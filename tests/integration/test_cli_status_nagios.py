@@ -73,7 +73,12 @@ def test_what_can_wait_is_a_warning(archiving: Installation) -> None:
     part.write_bytes(bytes(content))
     archiving.start_agent()
     archiving.wait_recognised()
-    wait_until(lambda: not archiving.json("status", code=None)["healthy"], "verify to find it", 100)
+
+    def is_found() -> bool:
+        findings = archiving.json("status", code=None)["findings"]
+        return any("the last scheduled verify" in one["what"] for one in findings)
+
+    wait_until(is_found, "verify to find it", 100)
     found = check(archiving, 1)
     assert found.state == "WARNING"
     assert "the last scheduled verify" in found.text

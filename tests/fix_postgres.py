@@ -255,11 +255,9 @@ class Cluster:
         """SIGKILL the postmaster and everything below it at one moment, as a power cut does."""
         assert self.process is not None
         if self.running:
-            self.process.send_signal(signal.SIGSTOP)  # or it forks while we count its children
-            victims = [self.process.pid, *find_descendants(self.process.pid)]
+            victims = stop_family(self.process.pid)
             for pid in victims:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                send_signal(pid, signal.SIGKILL)
             self.process.wait(START_TIMEOUT_S)
             wait_until(lambda: not any(map(is_alive, victims)), "the killed processes to go")
         free_of_killed(self.workspace.owner.uid)  # memory does not outlive a power cut
@@ -528,6 +526,27 @@ def find_descendants(pid: int) -> list[int]:
         found += below
         todo += below
     return found
+
+
+def stop_family(pid: int) -> list[int]:
+    """SIGSTOP a process and all below it; returns them.
+
+    Counted again until nobody is new: the archiver forks too, while its postmaster is stopped.
+    """
+    stopped: list[int] = []
+    found = [pid]
+    while new := [one for one in found if one not in stopped]:
+        for one in new:
+            send_signal(one, signal.SIGSTOP)
+        stopped += new
+        found = find_descendants(pid)
+    return stopped
+
+
+def send_signal(pid: int, number: signal.Signals) -> None:
+    """Send a signal; a process that has gone gets none."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def is_alive(pid: int) -> bool:

@@ -19,6 +19,7 @@ import pytest
 from tests.fix_archive import TestKeys, make_archive
 from tests.fix_fetch import content_of, put_object, segment
 from tests.fix_hooks import Ended, run_process, wait_for
+from tests.fix_postgres import send_signal
 from walkeeper.agent.control_request import Reply, Request
 from walkeeper.agent.fetch_door import DOOR, FetchDoor
 from walkeeper.agent.hook_requests import FileIdentity
@@ -120,7 +121,8 @@ async def recovery(
     )
     yield recovery
     for pid in recovery.services():
-        os.kill(pid, signal.SIGKILL)
+        send_signal(pid, signal.SIGKILL)
+    await wait_for(lambda: not recovery.services())  # they write nothing any more
 
 
 async def test_a_shell_gets_one_segment_after_the_other(recovery: Recovery) -> None:

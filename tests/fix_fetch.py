@@ -131,6 +131,8 @@ class FetchBench:
     fetcher: Fetcher
     history: HistoryStore
     naps: list[float]
+    refreshed: asyncio.Event
+    """Set once the histories were looked for after the fetcher has begun to run."""
 
     async def put(self, wal: StoredWal, content: bytes) -> None:
         await put_object(self.archive, wal_object(wal), content)
@@ -210,23 +212,27 @@ async def make_bench(
     history = HistoryStore(archive, pool, files)
     await history.load()
     naps: list[float] = []
+    refreshed = asyncio.Event()
 
     async def nap(seconds: float) -> None:
         if seconds == REFRESH_S:
+            refreshed.set()
             await asyncio.sleep(seconds)
         naps.append(seconds)
 
     settings = FetchSettings(prefetch=prefetch or PrefetchSettings(), history_refresh_s=REFRESH_S)
     fetcher = Fetcher(archive, pool, history, directory, settings, sleep=nap)
-    return FetchBench(faulty, archive, pool, directory, fetcher, history, naps)
+    return FetchBench(faulty, archive, pool, directory, fetcher, history, naps, refreshed)
 
 
 @asynccontextmanager
 async def running(bench: FetchBench) -> AsyncIterator[None]:
     """While it fetches ahead; what was read before counts for nothing."""
     async with asyncio.TaskGroup() as group:
+        bench.refreshed.clear()
         task = group.create_task(bench.fetcher.run())
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            await bench.refreshed.wait()
         bench.storage.reads.clear()
         try:
             yield
@@ -236,7 +242,7 @@ async def running(bench: FetchBench) -> AsyncIterator[None]:
 
 async def settle(bench: FetchBench) -> None:
     """Wait until all that was begun has ended."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(
             not task.done()
             for client in bench.fetcher._prefetcher._clients.values()

@@ -64,12 +64,14 @@ def wait_ready(installation: Installation, *, ready: bool = True) -> Reply:
     """Wait until the agent says that it is ready, or that it is not; what it says."""
     address = http_address(installation)
     wanted = 200 if ready else 503
-    wait_until(
-        lambda: ask(address, "/readyz").status == wanted,
-        f"/readyz to say {wanted}:\n{installation.agent_log}",
-        60,
-    )
-    return ask(address, "/readyz")
+    replies: list[Reply] = []
+
+    def said() -> bool:
+        replies[:] = [ask(address, "/readyz")]
+        return replies[0].status == wanted
+
+    wait_until(said, f"/readyz to say {wanted}:\n{installation.agent_log}", 60)
+    return replies[0]
 
 
 @pytest.fixture

@@ -66,8 +66,8 @@ def test_a_scrape_tells_all_that_is_in_the_list_and_nothing_else(watched: Instal
     watched.run("drill")
     watched.archive_now()
     wait_ready(watched)
-    wait_until(lambda: metrics.RTO.name in scrape(watched).names, "the drill to be seen", 60)
-    wait_until(lambda: metrics.DISK_FREE.name in scrape(watched).names, "the disk's sample", 60)
+    # The drill has to be seen, the disk, the role and the keys to be looked at.
+    wait_until(lambda: known_names(metrics.ALL) <= scrape(watched).names, "all to be known", 60)
     found = scrape(watched)
     assert found.names - set(metrics.PROCESS) == known_names(metrics.ALL)
     assert set(metrics.PROCESS) <= found.names
@@ -109,7 +109,8 @@ def test_the_number_of_series_does_not_grow_with_segments(watched: Installation)
     wait_ready(watched)
 
     def is_whole() -> bool:
-        return {metrics.WINDOW_END.name, metrics.DISK_FREE.name} <= scrape(watched).names
+        known = metrics.WINDOW_END, metrics.DISK_FREE, metrics.KEY_FILE, metrics.TAIL_UP
+        return {metric.name for metric in known} <= scrape(watched).names
 
     wait_until(is_whole, "all to be known", 60)
     before = scrape(watched)

@@ -21,6 +21,7 @@ def bucket(make_s3_archiving):
         path.write_bytes(os.urandom(20 * MIB))
         os.chown(path, owner.uid, owner.gid)
     one.installation.start_agent()
+    one.installation.wait_recognised()
     one.proxy.forget()
     return one
 

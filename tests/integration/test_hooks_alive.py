@@ -9,7 +9,7 @@ import sys
 
 from tests.fix_cli import Installation
 from tests.fix_http import http_address
-from tests.fix_postgres import BARE_ENVIRONMENT, free_port
+from tests.fix_postgres import BARE_ENVIRONMENT, free_port, wait_until
 
 
 def ended(installation: Installation, http: str) -> int:
@@ -22,14 +22,14 @@ def ended(installation: Installation, http: str) -> int:
 
 def test_an_agent_is_alive_until_it_hangs_or_ends(watched: Installation) -> None:
     address = http_address(watched)
-    assert ended(watched, address) == 0
+    wait_until(lambda: ended(watched, address) == 0, "it to be alive")
     assert watched.agent is not None
     os.kill(watched.agent.pid, signal.SIGSTOP)
     try:
         assert ended(watched, address) == 1
     finally:
         os.kill(watched.agent.pid, signal.SIGCONT)
-    assert ended(watched, address) == 0
+    wait_until(lambda: ended(watched, address) == 0, "it to be alive again")
     watched.stop_agent()
     assert ended(watched, address) == 1
 

@@ -23,7 +23,7 @@ from tests.fix_verify import (
 )
 from tests.fix_wal import MIB
 from walkeeper.core.backup_id import BackupId
-from walkeeper.core.layout import ObjectName, wal_object
+from walkeeper.core.layout import ObjectName, TailLink, tail_object, wal_object
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.wal import TimelineHistoryFile, WalSegment
 from walkeeper.errors import ObjectFrozen, StorageUnavailable
@@ -344,6 +344,35 @@ async def test_a_backup_deleted_meanwhile_takes_its_wal_with_it_and_is_no_findin
     assert any(str(small.late) in note for note in report.notes)
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_tail_of_which_some_is_deleted_already_is_no_finding(
+    small: SmallArchive, is_whole: bool
+) -> None:
+    segment = WalSegment.numbered(2, 11, MIB)
+
+    def delete() -> None:
+        if is_whole:  # by the agent, else because nobody needs it any more
+            small.put(wal_object(segment), segment_bytes(2, 11))
+        small.remove(tail_object(TailLink(segment, 1008)))
+
+    faulty = Faulty(small, None, "")
+    faulty.behind_tail = delete
+    report = (await faulty.small.verify()).report
+    assert report.findings == ()
+    assert f"the tail of {segment} was deleted since it was listed" in report.notes
+
+
+async def test_a_tail_that_is_listed_while_it_is_deleted_is_no_finding(
+    small: SmallArchive,
+) -> None:
+    segment = WalSegment.numbered(2, 11, MIB)
+    small.remove(tail_object(TailLink(segment, 1008)))
+    assert len(await small.findings()) == 1
+    faulty = Faulty(small, None, "")
+    faulty.behind_tail = lambda: small.put(wal_object(segment), segment_bytes(2, 11))
+    assert await faulty.small.findings() == {}
+
+
 async def test_foreign_names_are_notes(small: SmallArchive) -> None:
     for name in ("README", "stuff/one", "wal/one", "backups/mine/x", "tail/x"):
         small.replace(name, b"x")
@@ -375,6 +404,7 @@ class Faulty:
         self._storage, self._error, self._name = small.storage, error, name
         self.hidden = "nothing"
         self.before_wal = lambda: None
+        self.behind_tail = lambda: None
         keys = archive_keys(small.archive.record, small.keys)
         folder = small.archive.folder
         archive = Archive(self, folder, small.archive.record, keys, small.pool)  # type: ignore[arg-type]
@@ -393,7 +423,10 @@ class Faulty:
     async def list_objects(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         if prefix.endswith("/wal/"):
             self.before_wal()
-        async for info in self._storage.list_objects(prefix, after=after):
+        listed = [info async for info in self._storage.list_objects(prefix, after=after)]
+        if prefix.endswith("/tail/"):
+            self.behind_tail()
+        for info in listed:
             if not info.name.endswith(self.hidden):
                 yield info
             await asyncio.sleep(0)

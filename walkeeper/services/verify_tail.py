@@ -14,6 +14,7 @@ from walkeeper.core.layout import (
     TailLink,
     parse_tail_object,
     tail_object,
+    wal_object,
 )
 from walkeeper.core.wal import WalSegment
 from walkeeper.services.verify_object import ObjectCheck, Trouble, Whole
@@ -26,13 +27,15 @@ from walkeeper.storage.base import ObjectInfo
 class _Chain:
     """What is stored of one segment: links as (begin, end), ascending; the furthest merged end.
 
-    ``digest`` has taken in the links from the first on, as far as they follow each other.
+    ``digest`` has taken in the links from the first on, as far as they follow each other. ``gone``
+    says that one was deleted since it was listed.
     """
 
     segment: WalSegment
     links: list[tuple[int, int]] = field(default_factory=list)
     merged: int = 0
     damaged: bool = False
+    gone: bool = False
     digested: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
@@ -61,10 +64,10 @@ class TailWalk:
             if not self._walk.is_asked(tail.segment):
                 continue
             if chain is None or chain.segment != tail.segment:
-                self._finish(chain)
+                await self._finish(chain)
                 chain = _Chain(tail.segment)
             await self._piece(chain, info, tail)
-        self._finish(chain)
+        await self._finish(chain)
 
     async def _piece(self, chain: _Chain, info: ObjectInfo, tail: StoredTail) -> None:
         loop = asyncio.get_running_loop()
@@ -78,6 +81,7 @@ class TailWalk:
         whole = await self._objects.check(info, chain.segment, read=reads, take=take)
         if not isinstance(whole, Whole):
             chain.damaged = chain.damaged or whole is Trouble.DAMAGED
+            chain.gone = chain.gone or whole is Trouble.GONE
             return
         size = whole.header.facts.size or 0
         fault = _size_fault(tail, size, self._size.bytes)
@@ -93,7 +97,7 @@ class TailWalk:
             chain.links.append((tail.begin, tail.begin + size))
             chain.digested += size if joins and whole.was_read else 0
 
-    def _finish(self, chain: _Chain | None) -> None:
+    async def _finish(self, chain: _Chain | None) -> None:
         """Judge how the links join, as whoever puts them together would."""
         if chain is None:
             return
@@ -108,6 +112,9 @@ class TailWalk:
                 end = link_end
             elif begin > end and stranded is None:
                 stranded = begin
+        if stranded is not None and (await self._came_whole(segment, number) or chain.gone):
+            self._objects.book.note(f"the tail of {segment} was deleted since it was listed")
+            return
         if stranded is not None and not chain.damaged:
             self._objects.missing(
                 tail_object(TailLink(segment, end)),
@@ -119,6 +126,16 @@ class TailWalk:
             self._wal.damaged.setdefault(segment.timeline, set()).add(number)
         if end:
             self._wal.reach(segment, segment.begin(self._size) + end)
+
+    async def _came_whole(self, segment: WalSegment, number: int) -> bool:
+        """Whether the segment was stored since the walk over ``wal/``: its tail goes, in no order.
+
+        It is read in the next round.
+        """
+        came = await self._objects.archive.holds(wal_object(segment))
+        if came:
+            self._wal.add(segment.timeline, number)
+        return came
 
 
 def _size_fault(tail: StoredTail, size: int, most: int) -> str | None:

@@ -21,6 +21,7 @@ import pytest
 import walkeeper.repository
 from tests.fix_cli import Installation
 from tests.fix_postgres import BARE_ENVIRONMENT, Cluster, find_client_dir, wait_until
+from tests.fix_tree import files_below
 
 GIB = 1 << 30
 
@@ -32,7 +33,7 @@ def committed(installation: Installation) -> list[str]:
 
 def backup_files(installation: Installation) -> list[Path]:
     """Every object of every backup, complete or not."""
-    return [path for path in installation.archive_dir.glob("backups/**/*") if path.is_file()]
+    return list(files_below(installation.archive_dir / "backups"))
 
 
 def alone(installation: Installation) -> Path:
@@ -111,6 +112,44 @@ def make_long(cluster: Cluster, size_bytes: int) -> None:
     with path.open("wb") as file:
         file.truncate(size_bytes)
     os.chown(path, cluster.workspace.owner.uid, cluster.workspace.owner.gid)
+
+
+_SLOW_AGENT = """#!{python}
+import asyncio, sys
+from walkeeper.storage.filesystem import FilesystemStorage
+
+put_stream = FilesystemStorage.put_stream
+
+async def slow_put_stream(self, name, chunks):
+    async def slowly():
+        async for chunk in chunks:
+            await asyncio.sleep(0.5)
+            yield chunk
+    return await put_stream(self, name, slowly())
+
+FilesystemStorage.put_stream = slow_put_stream
+from walkeeper.cli.main import main
+sys.exit(main())
+"""
+
+
+def slow_agent(installation: Installation, pieces: int) -> None:
+    """Let backups take half a second for each of so many pieces at least, however fast the host.
+
+    A file of noise is put into the data directory, and the agent is replaced by one that waits.
+    """
+    owner = installation.workspace.owner
+    noise = installation.cluster.data_dir / "noise"
+    noise.write_bytes(os.urandom(4 << 20) * pieces)  # farther apart than zstd looks
+    os.chown(noise, owner.uid, owner.gid)
+    slow = installation.root / "slow"
+    slow.write_text(_SLOW_AGENT.format(python=installation.program.parent / "python"))
+    slow.chmod(0o755)
+    installation.stop_agent()
+    program, installation.program = installation.program, slow
+    installation.start_agent()
+    installation.program = program
+    installation.wait_recognised()
 
 
 def wait_copying(installation: Installation) -> Path:

@@ -19,6 +19,7 @@ def make_archiving(make_installation):
         one = make_installation(**options)
         one.initialise()
         one.start_agent()
+        one.wait_recognised()
         return one
 
     return make
@@ -174,6 +175,7 @@ def test_configuration_outside_the_data_directory_is_kept_beside_it(
     cluster.stop()
     cluster.start(*options)
     one.start_agent()
+    one.wait_recognised()
     cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 10) AS n")
     report = one.json("backup")
     one.archive_now()

@@ -17,6 +17,7 @@ from tests.fix_backup import (
     committed,
     make_long,
     part_lists,
+    slow_agent,
     wait_copying,
 )
 from tests.fix_postgres import BARE_ENVIRONMENT, wait_until
@@ -38,10 +39,10 @@ def damage(cluster, table, block):
 def test_damaged_pages_are_named_and_the_backup_is_kept(archiving, by_hand, through):
     cluster, workspace = archiving.cluster, archiving.workspace
     cluster.sql(f"CREATE TABLESPACE far LOCATION '{workspace.directory('far')}'")
-    cluster.sql("CREATE TABLE t AS SELECT repeat('x', 500) FROM generate_series(1, 500)")
-    cluster.sql(
-        "CREATE TABLE f TABLESPACE far AS SELECT repeat('y', 500) FROM generate_series(1, 99)"
-    )
+    # An ANALYZE by itself would set hint bits, and the next checkpoint write the pages anew.
+    make = "CREATE TABLE {} WITH (autovacuum_enabled = off) {} AS SELECT repeat('x', 500)"
+    cluster.sql(f"{make.format('t', '')} FROM generate_series(1, 500)")
+    cluster.sql(f"{make.format('f', 'TABLESPACE far')} FROM generate_series(1, 99)")
     name, _ = damage(cluster, "t", 3)
     damage(cluster, "t", 5)
     far, _ = damage(cluster, "f", 1)
@@ -68,6 +69,7 @@ def test_a_page_verified_nowhere_is_not_called_damaged(make_installation):
     one = make_installation(checksums=False)
     one.initialise()
     one.start_agent()
+    one.wait_recognised()
     one.cluster.sql("CREATE TABLE t AS SELECT repeat('x', 500) FROM generate_series(1, 500)")
     damage(one.cluster, "t", 3)
     assert one.json("backup")["checksum_findings"] == 0
@@ -123,8 +125,9 @@ def test_one_backup_at_a_time_and_control_c_ends_it(archiving, start_command):
     assert first.wait() == 130
     (archiving.cluster.data_dir / "holes").unlink()
     wait_until(lambda: backup_files(archiving) == [], "the agent to remove what it had stored")
-    done = archiving.json("backup")
-    assert committed(archiving) == [done["backup"]]
+    # What is left to do for the one before may take a moment yet.
+    wait_until(lambda: archiving.run("backup", code=None).returncode != 11, "the agent to be free")
+    assert len(committed(archiving)) == 1
 
 
 def test_a_backup_alone_ends_with_control_c_too(archiving, start_command):
@@ -139,10 +142,8 @@ def test_a_backup_alone_ends_with_control_c_too(archiving, start_command):
 
 def test_nothing_is_staged_on_disk(archiving, start_command):
     """Files of the cluster go from its directory into the repository and nowhere between."""
-    noise = archiving.cluster.data_dir / "noise"
-    noise.write_bytes(os.urandom(1 << 20) * 64)
-    os.chown(noise, archiving.workspace.owner.uid, archiving.workspace.owner.gid)
     make_long(archiving.cluster, GIB // 2)
+    slow_agent(archiving, 16)  # else it may have ended before anybody has looked
     running = start_command(archiving, "backup")
     biggest = 0
     while running.process.poll() is None:
@@ -167,6 +168,7 @@ def test_a_host_without_an_identity_can_back_up(make_installation):
     one = make_installation(can_read=False)
     one.initialise()
     one.start_agent()
+    one.wait_recognised()
     report = one.json("backup")
     assert committed(one) == [report["backup"]]
 
@@ -200,14 +202,15 @@ def test_a_detached_copy_is_not_backed_up_into_the_archive_of_its_source(archivi
 
 def test_timeouts_set_on_the_server_do_not_matter(archiving):
     cluster = archiving.cluster
+    slow_agent(archiving, 16)
+    # Longer than a question to the server takes on a busy host, far shorter than the backup.
     for setting in ("statement_timeout", "idle_session_timeout", "lock_timeout"):
-        cluster.sql(f"ALTER SYSTEM SET {setting} = '500ms'")
-    cluster.sql("ALTER SYSTEM SET idle_in_transaction_session_timeout = '500ms'")
+        cluster.sql(f"ALTER SYSTEM SET {setting} = '3s'")
+    cluster.sql("ALTER SYSTEM SET idle_in_transaction_session_timeout = '3s'")
     cluster.reload()
-    make_long(cluster, 2 * GIB)
     began = time.monotonic()
     archiving.run("backup")
-    assert time.monotonic() - began > 1.2, "the session was not idle for long enough to tell"
+    assert time.monotonic() - began > 7, "the session was not idle for long enough to tell"
 
 
 def test_a_tablespace_made_just_before_the_checkpoint_is_not_forgotten(

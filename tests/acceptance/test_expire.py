@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,11 +13,38 @@ import pytest
 from tests.fix_cli import Installation
 from tests.fix_postgres import BARE_ENVIRONMENT
 from tests.fix_restore import RestoreBed, rows
-from tests.fix_tree import files_below
 
 KEEP_TWO = '[retention]\nwindow = "0s"\nminimum_backups = 2\ngrace = "0s"\n'
 _MOST_RUNS = 40
 _MOST_KILLS = 12
+
+MORTAL = """#!{python}
+import os, random, signal, sys, threading
+from walkeeper.storage.filesystem import FilesystemStorage
+
+left = int(os.environ["DIE_AT"])
+put, delete = FilesystemStorage.put, FilesystemStorage.delete
+
+def count(name):
+    global left
+    if "/expiring/2" in name or "/backups/" in name or "/wal/" in name or "/tail/" in name:
+        left -= 1
+        if left == 0:
+            delay_s = random.random() / 200
+            threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+async def mortal_put(self, name, body):
+    count(name)
+    await put(self, name, body)
+
+async def mortal_delete(self, name):
+    count(name)
+    await delete(self, name)
+
+FilesystemStorage.put, FilesystemStorage.delete = mortal_put, mortal_delete
+from walkeeper.cli.main import main
+sys.exit(main())
+"""
 
 
 def backup_ids(one: Installation) -> list[str]:
@@ -134,28 +160,36 @@ def several(bed: RestoreBed) -> RestoreBed:
     return bed
 
 
+@pytest.fixture
+def mortal(several: RestoreBed) -> Path:
+    """Walkeeper that dies a moment after it has begun to change the archive for the nth time."""
+    one = several.installation
+    program = one.root / "mortal"
+    program.write_text(MORTAL.format(python=one.program.parent / "python"))
+    program.chmod(0o755)
+    return program
+
+
 @pytest.mark.timeout(300)
-def test_killed_again_and_again_it_leaves_only_whole_backups(several: RestoreBed) -> None:
+def test_killed_again_and_again_it_leaves_only_whole_backups(
+    several: RestoreBed, mortal: Path
+) -> None:
     one = several.installation
     one.configure(KEEP_TWO)
     expected = backup_ids(one)[-2:]
     kills = 0
     for _ in range(_MOST_RUNS):
-        argv = [str(one.program), "--config", str(one.config_file), "expire"]
-        process = subprocess.Popen(
-            argv,
-            cwd="/",
-            env=BARE_ENVIRONMENT | one.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **one.workspace.owner.process_options(),
-        )
         # On a busy machine a run may get no further than the one before, so not for ever.
-        if kills < _MOST_KILLS and wait_for_deletion(process, one.archive_dir, kills):
-            process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        if process.returncode == 0:
+        nth = kills % 4 + 1 if kills < _MOST_KILLS else 0
+        done = one.workspace.run(
+            [mortal, "--config", one.config_file, "expire"],
+            check=False,
+            env=BARE_ENVIRONMENT | one.environment | {"DIE_AT": str(nth)},
+        )
+        if done.returncode == 0:
             break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        kills += 1
         listed = one.json("backups")
         assert all(row["problem"] is None for row in listed["backups"])
         assert {row["id"] for row in listed["backups"]} >= set(expected)
@@ -168,18 +202,3 @@ def test_killed_again_and_again_it_leaves_only_whole_backups(several: RestoreBed
     assert len(list(one.archive_dir.glob("backups/*/start.json"))) == 2
     several.restore("pg")
     assert rows(several.started("pg")) == [1, 2, 3, 4]
-
-
-def wait_for_deletion(process: subprocess.Popen[bytes], archive: Path, kills: int) -> bool:
-    """Wait until the run has marked or deleted a thing, or some more; False when it ended."""
-    seen = sum(1 for _ in files_below(archive))
-    deadline = time.monotonic() + 60
-    changes = 0
-    while process.poll() is None and time.monotonic() < deadline:
-        now = sum(1 for _ in files_below(archive))
-        if now != seen:
-            changes += 1
-            seen = now
-        if changes > kills % 4:
-            return True
-    return False

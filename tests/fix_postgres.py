@@ -13,6 +13,7 @@ import importlib.util
 import io
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -43,10 +44,18 @@ def versions_at_hand() -> list[int]:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on loopback that was free a moment ago, and is not given away meanwhile.
+
+    It lies below those that the kernel takes for clients and for whoever binds to port 0.
+    """
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    ports = range(10_000, max(int(limits.split()[0]), 11_000))
+    chance = random.SystemRandom()  # the other one begins alike in all tests
+    while True:
+        port = chance.choice(ports)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def find_bin_dir(version: int) -> Path:
@@ -345,7 +354,7 @@ def workspace() -> Iterator[Workspace]:
     root = Path(tempfile.mkdtemp(prefix="walkeeper-tests-", dir="/var/tmp"))
     root.chmod(0o755)
     yield Workspace(root, Owner.current())
-    shutil.rmtree(root)
+    remove_tree(root)
 
 
 @pytest.fixture
@@ -509,6 +518,16 @@ def copy_whole(folder: Path) -> str:
     """An ``archive_command`` whose files have their names only when all of them is there."""
     draft = f"{folder}/%f.$$.tmp"
     return f"cp %p {draft} && mv {draft} {folder}/%f"
+
+
+def remove_tree(root: Path) -> None:
+    """Remove what tests made; processes that are just ending may still clear away there too."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(root, ignore_errors=True)
+        return not root.exists()
+
+    wait_until(is_gone, f"{root} to be removed")
 
 
 def find_descendants(pid: int) -> list[int]:

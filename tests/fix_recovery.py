@@ -21,7 +21,14 @@ from typing import Any
 
 from tests.fix_archiving import NO_TAIL
 from tests.fix_cli import Installation
-from tests.fix_postgres import Cluster, Owner, Workspace, find_bin_dir, wait_until
+from tests.fix_postgres import (
+    Cluster,
+    Owner,
+    Workspace,
+    find_bin_dir,
+    remove_tree,
+    wait_until,
+)
 from tests.fix_proxy import HttpFaults
 from tests.fix_s3 import S3Server
 from walkeeper.agent.compose import open_workshop
@@ -233,7 +240,7 @@ def recovery_bed(program: Path, server: S3Server) -> Iterator[RecoveryBed]:
     root.chmod(0o755)
     workspace = Workspace(root, Owner.current())
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, root)
+        stack.callback(remove_tree, root)
         proxy = HttpFaults(server.endpoint_url)
         stack.callback(proxy.close)
         cluster = _make_cluster(workspace)

@@ -294,7 +294,8 @@ async def break_file(installation: Installation, name: str, change: tuple[bytes,
             await archive.storage.delete(archive.path(object_name))
         await store.commit(await store.prepare(msgspec.structs.replace(manifest, parts=parts)))
     owner = installation.workspace.owner
-    for path in installation.archive_dir.rglob("*"):
+    backups = installation.archive_dir / "backups"  # elsewhere the agent comes and goes
+    for path in [backups, *backups.rglob("*")]:
         os.chown(path, owner.uid, owner.gid)
 
 

@@ -54,6 +54,7 @@ def spread(make_installation: MakeInstallation) -> Installation:
     installation = make_installation(tablespaces=("fast", "slow"))
     installation.initialise()
     installation.start_agent()
+    installation.wait_recognised()
     return installation
 
 
@@ -143,6 +144,7 @@ def debian(make_installation: MakeInstallation) -> Installation:
     cluster.start("-c", f"config_file={etc}/postgresql.conf")
     installation.run("init", "--apply")
     installation.start_agent()
+    installation.wait_recognised()
     return installation
 
 

@@ -88,6 +88,8 @@ def test_at_the_target_the_server_pauses_or_shuts_down_when_asked_to(bed: Restor
     assert (shut["state"], shut["running"], shut["problem"]) == ("shut down", False, None)
     bed.stop_started()
     cluster = bed.started("paused", recovered=False)
+    # It takes connections as soon as it is consistent, which is before the target.
+    cluster.wait_for("SELECT pg_get_wal_replay_pause_state()", "paused", timeout_s=60)
     assert cluster.value("SELECT pg_is_in_recovery()") == "t"
     assert rows(cluster) == [1]
 

@@ -111,7 +111,7 @@ def story(watched: Installation, make_bed: Callable[..., RestoreBed]) -> Story:
 
 async def choose(tab: Tab, at: datetime, timeline: int, *, finger: bool = False) -> str:
     """Point at a moment on a timeline's bar; the moment that the page takes it for."""
-    place = await tab.look(
+    before, *place = await tab.look(
         f"""(() => {{
             const axis = document.getElementById("axis");
             axis.scrollIntoView({{block: "center"}});
@@ -119,13 +119,21 @@ async def choose(tab: Tab, at: datetime, timeline: int, *, finger: bool = False)
             const lane = document.querySelector('.lane[data-timeline="{timeline}"]');
             const part = ({at.timestamp() * 1000} - axis.dataset.begin)
                 / (axis.dataset.end - axis.dataset.begin);
-            return [box.left + part * box.width, box.top + +lane.dataset.top + 40];
+            return [
+                location.search, box.left + part * box.width, box.top + +lane.dataset.top + 40
+            ];
         }})()"""
     )
-    before = await tab.look("document.getElementById('moment').dataset.time")
     await (tab.touch(*place) if finger else tab.point(*place))
-    await tab.wait_for(f"document.getElementById('moment').dataset.time !== '{before}'")
-    taken: str = await tab.look("document.getElementById('moment').dataset.time")
+    # The page goes on by itself meanwhile: its panel may change before the click and after it.
+    taken: str = await tab.wait_for(
+        f"""(() => {{
+            const asked = new URLSearchParams(location.search).get("time");
+            const shown = document.getElementById("moment").dataset.time;
+            const answered = Date.parse(asked) === Date.parse(shown);
+            return location.search !== {json.dumps(before)} && answered ? shown : "";
+        }})()"""
+    )
     return taken
 
 
@@ -219,12 +227,12 @@ async def check_facts(story: Story, tab: Tab) -> None:
     assert await tab.look("document.querySelectorAll('.drill.proven').length") == 3  # and the key
     query = f"?time={story.moments[10].isoformat().replace('+', '%2B')}&timeline=2"
     await tab.open(f"{story.address}/{query}")
-    run_as_copied(story, await tab.text("#moment-command"), "--plan")
-    commands = await tab.look(
+    chosen = await tab.text("#moment-command")
+    commands = await tab.look(  # before any is run: without scripts the page loads itself anew
         "[...document.querySelectorAll('#suggested td code')].map((one) => one.textContent)"
     )
     assert len(commands) >= 5
-    for command in commands:
+    for command in [chosen, *commands]:
         run_as_copied(story, command, "--plan")
 
 

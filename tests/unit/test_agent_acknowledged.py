@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fix_archive import TestKeys, make_archive
+from walkeeper.agent import acknowledged
 from walkeeper.agent.acknowledged import Acknowledged
 from walkeeper.core.layout import ObjectName, wal_object
 from walkeeper.core.wal import BackupHistoryFile, WalSegment
@@ -23,6 +27,26 @@ FIRST, SECOND = WalSegment(1, 0, 7), WalSegment(1, 0, 8)
 class Away(MemoryStorage):
     async def head(self, name: str) -> ObjectInfo:
         raise StorageUnavailable(f"{name} cannot be asked for")
+
+
+class Stalling(ThreadPoolExecutor):
+    """Threads of which the first gets nowhere until ``free`` is set: the disk is slow."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.begun = threading.Event()
+        self.free = threading.Event()
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        if self.begun.is_set():
+            return super().submit(work, *args, **options)
+        self.begun.set()
+
+        def late() -> Any:
+            assert self.free.wait(60)
+            return work(*args, **options)
+
+        return super().submit(late)
 
 
 class Scene:
@@ -81,6 +105,25 @@ async def test_a_later_agent_misses_what_an_earlier_one_has_acknowledged(scene: 
     memory = await scene.start()
     assert await memory.look() == FIRST
     assert memory.lost == wal_object(FIRST)
+
+
+async def test_a_stop_while_an_older_one_is_being_written_leaves_the_newest(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledged, "_WRITE_EVERY_S", 0.01)
+    with Stalling() as pool:
+        before = Acknowledged(scene.archive, tmp_path / "state", pool)
+        before.note(await scene.store(FIRST))
+        running = asyncio.ensure_future(before.run())
+        while not pool.begun.is_set():
+            await asyncio.sleep(0.001)
+        before.note(await scene.store(SECOND))
+        running.cancel()
+        await asyncio.wait({running}, timeout=0.3)
+        pool.free.set()
+        await asyncio.wait({running})
+    memory = await scene.start()
+    assert memory.segment == SECOND
 
 
 async def test_what_has_come_back_is_not_lost(scene: Scene) -> None:

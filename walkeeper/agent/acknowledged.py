@@ -113,5 +113,9 @@ class Acknowledged:
             return
         loop = asyncio.get_running_loop()
         # One that cannot be written was logged, and is tried again with the next segment.
-        await loop.run_in_executor(self._pool, write_state, self._path, last)
+        writing = loop.run_in_executor(self._pool, write_state, self._path, last)
+        try:
+            await asyncio.shield(writing)
+        finally:  # a thread goes on when its caller is cancelled: an older one must not come behind
+            await asyncio.wait({writing})
         self._written = last

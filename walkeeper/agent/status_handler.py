@@ -118,6 +118,7 @@ class StatusHandler:
         waiting = archiver.waiting()
         oldest = next((wal for wal in waiting if isinstance(wal, WalSegment)), None)
         last_at = counted.last_archived_at
+        rpo_s = self._cluster.rpo.rpo_s(self._now())  # newer than what is noted once a second
         return ArchivingStatus(
             backlog=len(waiting),
             backlog_bytes=self._archive.segment_size.bytes
@@ -129,8 +130,8 @@ class StatusHandler:
             last_archived=counted.last_archived,
             last_archived_age_s=None if last_at is None else round(self._now() - last_at, 1),
             last_error=_short(counted.last_error),
-            rpo_s=round(self._cluster.rpo.rpo_s(self._now()), 1),
-            rpo_max_s=round(self._cluster.rpo_hour.maximum_s(), 1),
+            rpo_s=round(rpo_s, 1),
+            rpo_max_s=round(max(rpo_s, self._cluster.rpo_hour.maximum_s()), 1),
             rpo_p99_s=round(self._cluster.rpo_hour.quantile_s(0.99), 1),
             lost=self._cluster.acknowledged.lost,
         )

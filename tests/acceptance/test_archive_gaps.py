@@ -6,8 +6,15 @@ from collections.abc import Callable
 
 from tests.fix_archiving import FileShelf, fingerprint
 from tests.fix_cli import Installation, MakeInstallation
-from tests.fix_postgres import Cluster, Workspace, wait_until
-from tests.fix_shipping import FAST, ask_agent, make_beside, wait_shipped
+from tests.fix_postgres import Cluster, wait_until
+from tests.fix_shipping import (
+    FAST,
+    ask_agent,
+    copy_running,
+    make_beside,
+    tail_objects,
+    wait_shipped,
+)
 
 
 def set_archive_mode(cluster: Cluster, mode: str) -> None:
@@ -25,12 +32,16 @@ def write_and_recycle(cluster: Cluster, segments: int = 3) -> None:
 
 def wait_said(installation: Installation, part: str) -> str:
     """Wait until the agent refuses its server for this reason; the hint that it gives."""
-    wait_until(
-        lambda: part in str(ask_agent(installation).source.reason),
-        f"{part!r}; the agent:\n{installation.agent_log[-3000:]}",
-        60,
-    )
-    return str(ask_agent(installation).source.hint)
+    hint = None
+
+    def is_said() -> bool:
+        nonlocal hint
+        source = ask_agent(installation).source
+        hint = source.hint
+        return part in str(source.reason)
+
+    wait_until(is_said, f"{part!r}; the agent:\n{installation.agent_log[-3000:]}", 60)
+    return str(hint)
 
 
 def test_a_server_that_recycles_what_is_archived_is_recognised_after_every_restart(
@@ -102,17 +113,10 @@ def test_wal_that_was_lost_while_archiving_was_off_is_named_and_accepted_once(
 
 def test_a_copy_that_lived_without_archiving_and_recycled_its_wal_is_refused(
     shipping: Installation,
-    workspace: Workspace,
     adopt_cluster: Callable[..., Cluster],
     make_installation: MakeInstallation,
 ) -> None:
-    cluster = shipping.cluster
-    cluster.sql("CHECKPOINT")
-    wait_shipped(shipping)
-    copied = workspace.directory("copy")
-    workspace.run(["cp", "-a", f"{cluster.data_dir}/.", copied])
-    (copied / "postmaster.pid").unlink()
-    clone = adopt_cluster(copied)
+    clone = adopt_cluster(copy_running(shipping, "copy"))
     copy = make_beside(make_installation, shipping, clone)
     newest = shipping.archive_now()
 
@@ -123,7 +127,11 @@ def test_a_copy_that_lived_without_archiving_and_recycled_its_wal_is_refused(
     write_and_recycle(clone)
     assert not (clone.wal_dir / newest).exists()
     set_archive_mode(clone, "on")
-    wait_shipped(shipping)
+    name, _ = wait_shipped(shipping)
+    wait_until(
+        lambda: all(f"tail/{name}/" in one for one in tail_objects(shipping)),
+        "the tails of whole segments to be deleted",
+    )
     before = fingerprint(FileShelf(shipping.repository))
     copy.start_agent()
     hint = wait_said(copy, "pg_wal begins with")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fix_cli import Installation
 from tests.fix_postgres import Workspace
+from tests.fix_tree import files_below
 
 COMMANDS = [
     "agent",
@@ -47,9 +48,10 @@ def test_the_server_stops_with_all_its_wal_in_the_archive(archiving: Installatio
     ready = list((archiving.cluster.wal_dir / "archive_status").glob("*.ready"))
     assert ready == []
     done = (archiving.cluster.wal_dir / "archive_status").glob("*.done")
+    stored = {path.name for path in files_below(archiving.archive_dir)}
     for marker in done:
         name = marker.name.removesuffix(".done")
-        assert list(archiving.archive_dir.rglob(f"{name}.zst.age")), name
+        assert f"{name}.zst.age" in stored
 
 
 def test_an_agent_that_was_killed_goes_on_where_it_was(archiving: Installation) -> None:
@@ -59,7 +61,7 @@ def test_an_agent_that_was_killed_goes_on_where_it_was(archiving: Installation) 
     archiving.cluster.sql("SELECT pg_switch_wal()")
     archiving.start_agent()
     last = archiving.archive_now()
-    stored = {path.name[:24] for path in archiving.archive_dir.rglob("*.zst.age")}
+    stored = {path.name[:24] for path in files_below(archiving.archive_dir / "wal")}
     begin, end = int(first, 16), int(last, 16)
     assert {f"{number:024X}" for number in range(begin, end + 1)} <= stored
 

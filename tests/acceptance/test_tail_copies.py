@@ -9,8 +9,15 @@ import pytest
 
 from tests.fix_archiving import FileShelf, fingerprint
 from tests.fix_cli import Installation, MakeInstallation
-from tests.fix_postgres import Cluster, Workspace, wait_until
-from tests.fix_shipping import ask_agent, make_beside, wait_shipped, wait_tail
+from tests.fix_postgres import Cluster, wait_until
+from tests.fix_shipping import (
+    ask_agent,
+    copy_running,
+    make_beside,
+    still,
+    wait_shipped,
+    wait_tail,
+)
 from walkeeper.services.agent_status import SourceStatus
 
 Adopt = Callable[..., Cluster]
@@ -18,18 +25,9 @@ Snapshot = Callable[[], Cluster]
 
 
 @pytest.fixture
-def snapshot(shipping: Installation, workspace: Workspace, adopt_cluster: Adopt) -> Snapshot:
+def snapshot(shipping: Installation, adopt_cluster: Adopt) -> Snapshot:
     """Copy the data directory as it is at this moment; not started."""
-
-    def take() -> Cluster:
-        shipping.cluster.sql("CHECKPOINT")
-        wait_shipped(shipping)
-        copy = workspace.directory("copy")
-        workspace.run(["cp", "-a", f"{shipping.cluster.data_dir}/.", copy])
-        (copy / "postmaster.pid").unlink()
-        return adopt_cluster(copy)
-
-    return take
+    return lambda: adopt_cluster(copy_running(shipping, "copy"))
 
 
 def write(installation: Installation, rows: int = 10) -> None:
@@ -120,13 +118,14 @@ def test_a_copy_that_ran_ahead_alone_is_refused_as_well(
 def test_of_two_that_were_both_compared_the_second_to_write_stops(
     shipping: Installation, snapshot: Snapshot, make_installation: MakeInstallation
 ) -> None:
-    clone = snapshot()
-    copy = make_beside(make_installation, shipping, clone)
-    clone.start()
-    copy.start_agent()
-    write(copy)
-    wait_shipped(copy, into=shipping)
-    wait_tail(shipping, "shipping")  # it has nothing to send and knows nothing
+    with still(shipping.cluster):  # else it may be the first
+        clone = snapshot()
+        copy = make_beside(make_installation, shipping, clone)
+        clone.start()
+        copy.start_agent()
+        write(copy)
+        wait_shipped(copy, into=shipping)
+        wait_tail(shipping, "shipping")  # it has nothing to send and knows nothing
     write(shipping)
     wait_refused(shipping, "this server")  # it is behind, or differs: as the rows' lengths are
     assert wait_tail(shipping, "stopped").reason

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fix_archiving import MakeS3Archiving, StockTools
+from tests.fix_archiving import MakeS3Archiving, S3Archiving, StockTools
 from tests.fix_cli import Installation, MakeInstallation
 from tests.fix_postgres import BARE_ENVIRONMENT, Cluster, find_client_dir, wait_until
 from tests.fix_shipping import (
@@ -20,7 +20,9 @@ from tests.fix_shipping import (
     flushed,
     make_shipping,
     opened,
+    still,
     tail_objects,
+    wait_noted,
     wait_shipped,
     wait_tail,
 )
@@ -58,8 +60,9 @@ def check_no_hole(installation: Installation) -> int:
     """Every segment up to the current tail is stored as the server wrote it; how many there are."""
     name, _ = wait_shipped(installation, timeout_s=60)
     folder = installation.archive_dir
-    stored = sorted(path.name[:24] for path in folder.glob("wal/00000001/*/*.zst.age"))
-    numbers = [int(one[16:], 16) for one in (*stored, name)]
+    stored = {path.name[:24] for path in folder.glob("wal/00000001/*/*.zst.age")}
+    # What was written since is on its way, several segments at once.
+    numbers = [int(one[16:], 16) for one in sorted({name, *stored}) if one <= name]
     assert numbers == list(range(numbers[0], numbers[-1] + 1))
     for path in folder.glob("wal/00000001/*/*.zst.age"):
         local = installation.cluster.wal_dir / path.name[:24]
@@ -101,7 +104,7 @@ def test_an_outage_of_the_store_shows_a_growing_rpo_and_leaves_no_hole(
     with load(installation.cluster, tmp_path):
         time.sleep(0.5)
         installation.repository.rename(away)
-        time.sleep(2)
+        wait_until(lambda: rpo_of(installation) > 1, "the RPO to grow")
         first = ask_agent(installation).archiving
         time.sleep(2)
         # An attempt that is under way is tried again for some seconds before it counts as failed.
@@ -112,14 +115,14 @@ def test_an_outage_of_the_store_shows_a_growing_rpo_and_leaves_no_hole(
     assert second.archiving is not None
     assert second.tail is not None
     assert 1 < first.rpo_s < second.archiving.rpo_s
-    assert second.archiving.rpo_s <= second.archiving.rpo_max_s + 1.5
+    assert second.archiving.rpo_s <= second.archiving.rpo_max_s
     assert second.tail.state == "waiting"
     assert second.tail.reason
     check_no_hole(installation)
     wait_until(lambda: rpo_of(installation) == 0, "an RPO of zero")
     last = ask_agent(installation).archiving
     assert last is not None
-    assert last.rpo_max_s >= second.archiving.rpo_s - 1.5
+    assert last.rpo_max_s >= second.archiving.rpo_s - 1.5  # noted once a second
 
 
 def tail_state(installation: Installation) -> str:
@@ -176,7 +179,19 @@ def test_in_a_bucket_lost_answers_make_no_hole_and_an_idle_server_makes_no_reque
         for _ in range(3):
             installation.cluster.sql(f"INSERT INTO t VALUES ({number})")
             time.sleep(0.3)
-    wait_until(shipped, f"the tail to catch up; the agent:\n{installation.agent_log[-3000:]}")
+    # Two of them are given up after 10 s each, and all are tried again after a while.
+    wait_until(shipped, f"the tail to catch up; the agent:\n{installation.agent_log[-3000:]}", 90)
+    with still(installation.cluster):
+        wait_noted(installation)
+        check_chain(archiving, stock)
+        proxy.forget()
+        time.sleep(3)
+        assert proxy.requests == []
+
+
+def check_chain(archiving: S3Archiving, stock: StockTools) -> None:
+    """The links in the bucket are what is flushed of the current segment."""
+    installation = archiving.installation
     name, offset = flushed(installation.cluster)
     content = b""
     for link in archiving.shelf.names():
@@ -184,7 +199,3 @@ def test_in_a_bucket_lost_answers_make_no_hole_and_an_idle_server_makes_no_reque
             assert int(link.rpartition("/")[2][:8], 16) == len(content)
             content += stock.open(installation, archiving.shelf, link)
     assert content == (installation.cluster.wal_dir / name).read_bytes()[:offset]
-
-    proxy.forget()
-    time.sleep(3)
-    assert proxy.requests == []

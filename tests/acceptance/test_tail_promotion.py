@@ -9,6 +9,7 @@ from tests.fix_archiving import FileShelf, stored_as
 from tests.fix_cli import Installation, MakeInstallation
 from tests.fix_postgres import Cluster, wait_until
 from tests.fix_shipping import (
+    copy_running,
     make_beside,
     opened,
     tail_objects,
@@ -123,11 +124,7 @@ def test_a_copy_that_begins_a_timeline_before_it_writes_is_a_branch_of_the_archi
     adopt_cluster: Callable[..., Cluster],
 ) -> None:
     primary = shipping.cluster
-    primary.sql("CHECKPOINT")
-    wait_shipped(shipping)
-    saved = shipping.workspace.directory("saved")
-    shipping.workspace.run(["cp", "-a", f"{primary.data_dir}/.", saved])
-    (saved / "postmaster.pid").unlink()
+    saved = copy_running(shipping, "saved")
     shipping.archive_now()
     write(primary)
     wait_shipped(shipping)

@@ -147,6 +147,14 @@ def test_the_agent_of_a_restored_copy_writes_nothing(
     assert fingerprint(shelf) == before
 
 
+def wait_said(installation: Installation, reason: str) -> None:
+    """Wait until the agent that was started last has found this: before, it only waits."""
+    wait_until(
+        lambda: reason in installation.agent_log[installation.agent_log_begin :],
+        f"{reason!r} in {installation.agent_log}",
+    )
+
+
 def test_a_dsn_that_leads_to_another_server_writes_nothing(
     segments_only: Installation, make_standby: Callable[..., Cluster], make_cluster: MakeCluster
 ) -> None:
@@ -159,6 +167,7 @@ def test_a_dsn_that_leads_to_another_server_writes_nothing(
     segments_only.environment["WALKEEPER_CLUSTER_DATA_DIRECTORY"] = str(cluster.data_dir)
     segments_only.start_agent()
     file = cluster.value("SELECT pg_walfile_name(pg_switch_wal())")
+    wait_said(segments_only, "its data directory is")
     pushed = push(segments_only, file, cwd=cluster.data_dir)
     assert pushed.code == 1
     assert "its data directory is" in pushed.message
@@ -167,6 +176,7 @@ def test_a_dsn_that_leads_to_another_server_writes_nothing(
     del segments_only.environment["WALKEEPER_CLUSTER_DATA_DIRECTORY"]
     segments_only.environment["WALKEEPER_CLUSTER_ARCHIVE"] = segments_only.archive_dir.name
     segments_only.start_agent()
+    wait_said(segments_only, "the archive belongs to the cluster")
     pushed = push(segments_only, file, cwd=cluster.data_dir)
     assert pushed.code == 1
     assert "the archive belongs to the cluster" in pushed.message
@@ -182,6 +192,7 @@ def test_the_same_content_again_is_success_and_changes_nothing(segments_only: In
     assert push(segments_only, file, cwd=segments_only.cluster.data_dir).code == 0
     segments_only.stop_agent()
     segments_only.start_agent()
+    segments_only.wait_recognised()
     assert push(segments_only, file, cwd=segments_only.cluster.data_dir).code == 0
     assert fingerprint(shelf) == before
 

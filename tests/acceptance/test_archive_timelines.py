@@ -11,6 +11,7 @@ from tests.fix_archiving import (
     set_archive_command,
     stored_as,
     wait_archived,
+    wake_archiver,
     write_segments,
 )
 from tests.fix_cli import Installation, MakeInstallation
@@ -163,7 +164,12 @@ def test_a_segment_cut_off_by_a_timeline_switch_never_takes_the_full_name(
     middle.sql("CREATE TABLE two AS SELECT 2 AS x")
     last.wait_for("SELECT count(*) FROM pg_class WHERE relname = 'two'", "1")
     done = last.wal_dir / "archive_status" / f"{old}.done"
-    wait_until(done.exists, f"{old}, cut off, to be acknowledged; {last.log[-2000:]}")
+
+    def is_acknowledged() -> bool:
+        wake_archiver(last)  # it pauses for a minute where the agent had yet to recognise it
+        return done.exists()
+
+    wait_until(is_acknowledged, f"{old}, cut off, to be acknowledged; {last.log[-2000:]}")
     shelf = FileShelf(segments_only.repository)
     (cut_off,) = stored_as(shelf, old)
     assert f"/{old}.partial." in cut_off

@@ -147,6 +147,7 @@ def test_a_repository_that_goes_away_is_told_by_all_and_so_is_its_return(
     away = installation.repository.with_name("away")
     installation.repository.rename(away)
     listeners.wait_told(("raised", "repository"), "CRITICAL")
+    listeners.wait_noted(("raised", "repository"))
     address = http_address(installation)
     assert ask(address, "/readyz").status == 503
     assert 'walkeeper_notifications_total{outcome="told",sink_kind="webhook"}' in (

@@ -41,6 +41,8 @@ class FaultyStorage:
         self.fail_all: StorageError | None = None
         self.delay_s = 0.0
         self.reads: list[str] = []
+        self.opening = self.most_opening = 0
+        """Reads that wait for their delay to pass: now, and at most."""
 
     @property
     def url(self) -> str:
@@ -68,13 +70,21 @@ class FaultyStorage:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         self.reads.append(name)
         if self.delay_s:
-            await asyncio.sleep(self.delay_s)
+            await self._delay()
         self.check()
         for suffix, error in self.fail_read.items():
             if name.endswith(suffix):
                 raise error
         async with self._storage.read(name, offset=offset, length=length) as chunks:
             yield chunks
+
+    async def _delay(self) -> None:
+        self.opening += 1
+        self.most_opening = max(self.most_opening, self.opening)
+        try:
+            await asyncio.sleep(self.delay_s)
+        finally:
+            self.opening -= 1
 
     async def head(self, name: str) -> ObjectInfo:
         self.check()

@@ -57,7 +57,9 @@ class PgWal:
 
     def ready(self, *files: WalFile, content: bytes = b"wal") -> None:
         for wal in files:
-            (self.path / str(wal)).write_bytes(content)
+            draft = self.path / "draft"  # whoever looks at this moment finds all of it or nothing
+            draft.write_bytes(content)
+            draft.rename(self.path / str(wal))
             (self.path / "archive_status" / f"{wal}.ready").touch()
 
     def done(self, wal: WalFile) -> None:
@@ -269,7 +271,7 @@ async def test_a_draining_archiver_ends_what_is_under_way_and_starts_nothing(
         await eventually(lambda: len(store.started) == 2)
         archiver.drain()
         store.gate.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await task
         with pytest.raises(WalkeeperError, match="stopping"):
             await archiver.push(SEGMENTS[5], pg_wal.identity(SEGMENTS[5]))

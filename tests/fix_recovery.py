@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.fix_archiving import NO_TAIL
+from tests.fix_archiving import NO_TAIL, finish_segment, wait_archived
 from tests.fix_cli import Installation
 from tests.fix_postgres import (
     Cluster,
@@ -42,7 +42,8 @@ ROWS = 6
 FORK_AFTER = 3
 """Rows up to this one are of timeline 1, the others of timeline 2; each has its own segment."""
 
-DEADLINE = 'deadline = "2s"\nread_timeout = "1s"\nconnect_timeout = "1s"\n'
+HASTE = 'deadline = "3s"\nread_timeout = "1s"\nconnect_timeout = "1s"\n'
+"""The limits of a reader that is to give up."""
 TARGETS = ("time", "latest", "standby")
 
 
@@ -101,6 +102,8 @@ class RecoveryBed:
     ends: dict[str, str] = field(default_factory=dict)
     """Where a recovery without any fault ends, for each target."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    config: str = ""
+    """The configuration of restored directories; a busy store has its usual time."""
 
     @property
     def workspace(self) -> Workspace:
@@ -127,8 +130,22 @@ class RecoveryBed:
             self.heal()
             shutil.rmtree(root)
 
+    def give_up_soon(self) -> None:
+        """The reader waits for the store no longer than needed, until `heal`."""
+        self.configure(self.config.replace("[encryption]", f"{HASTE}[encryption]"))
+
+    def configure(self, text: str) -> None:
+        """Replace the configuration at once: a fetch service may just begin to read it."""
+        path = self.installation.config_file
+        draft = path.with_suffix(".draft")
+        draft.write_text(text)
+        os.chown(draft, self.workspace.owner.uid, self.workspace.owner.gid)
+        draft.rename(path)
+
     def heal(self) -> None:
-        """The store is as it was."""
+        """The store is as it was, and so is the reader."""
+        if self.installation.config_file.read_text() != self.config:
+            self.configure(self.config)
         self.proxy.reopen()
         self.proxy.forget()
         self.bucket.put_back()
@@ -310,14 +327,15 @@ def _write_history(bed: RecoveryBed) -> str:
         if row == ROWS:
             moment = cluster.value("SELECT clock_timestamp()")
         cluster.sql(f"INSERT INTO t VALUES ({row})")
-        bed.segments.append(one.archive_now())
+        bed.segments.append(finish_segment(cluster))
+        wait_archived(one)  # PostgreSQL may have given up for a minute since it was restarted
     cluster.stop()
     one.stop_agent()
     return moment
 
 
 def _restore_all(bed: RecoveryBed, moment: str) -> None:
-    """A directory for each target, from a configuration whose reader soon gives up."""
+    """A directory for each target, from a configuration that needs no environment."""
     one = bed.installation
     text = one.config_file.read_text()
     connection = "".join(
@@ -329,7 +347,8 @@ def _restore_all(bed: RecoveryBed, moment: str) -> None:
     )
     nowhere = f'state_dir = "{one.root / "nowhere"}"'  # as on a host without an agent
     text = text.replace(f'state_dir = "{one.root / "state"}"', nowhere)
-    one.config_file.write_text(text.replace("[encryption]", f"{connection}{DEADLINE}[encryption]"))
+    bed.config = text.replace("[encryption]", f"{connection}[encryption]")
+    bed.configure(bed.config)
     one.environment.clear()
     options: dict[str, tuple[str, ...]] = {
         "time": ("--target-time", moment),

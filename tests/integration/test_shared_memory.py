@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import shared_memory
 from scripts.shared_memory import free_of_killed, segments_of
 from tests.fix_postgres import Cluster, MakeCluster, Owner, versions_at_hand
 
@@ -40,11 +41,11 @@ def segment() -> Iterator[int]:
     LIBC.shmctl(made, IPC_RMID, None)
 
 
-def write_header(segment: int, creator: int) -> None:
+def write_header(segment: int, creator: int, magic: int = MAGIC) -> None:
     """Let it begin as PostgreSQL's do."""
     LIBC.shmat.restype = ctypes.c_void_p
     address = LIBC.shmat(segment, None, 0)
-    ctypes.memmove(address, struct.pack("=iiQQI", MAGIC, creator, 56, 56, 0), 28)
+    ctypes.memmove(address, struct.pack("=iiQQI", magic, creator, 56, 56, 0), 28)
     LIBC.shmdt(ctypes.c_void_p(address))
 
 
@@ -80,8 +81,12 @@ def test_a_segment_that_is_not_postgresqls_is_left_alone(segment: int) -> None:
     assert segment in segments_of(os.getuid())
 
 
-def test_a_segment_of_another_user_is_left_alone(segment: int) -> None:
-    write_header(segment, creator=NOBODY)
+def test_a_segment_of_another_user_is_left_alone(
+    segment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tests that run beside this one free what is PostgreSQL's.
+    monkeypatch.setattr(shared_memory, "_MAGIC", MAGIC + 1)
+    write_header(segment, creator=NOBODY, magic=MAGIC + 1)
     free_of_killed(os.getuid() + 1)
     assert segment in segments_of(os.getuid())
     assert free_of_killed(os.getuid()) >= 1

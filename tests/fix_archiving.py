@@ -20,7 +20,7 @@ import pytest
 
 from tests.fix_age import Tool
 from tests.fix_cli import Installation, MakeInstallation
-from tests.fix_postgres import BARE_ENVIRONMENT, Cluster, copy_whole, wait_until
+from tests.fix_postgres import BARE_ENVIRONMENT, Cluster, copy_whole
 from tests.fix_proxy import HttpFaults
 from tests.fix_s3 import S3Server
 from tests.fix_tree import files_below
@@ -155,16 +155,18 @@ def waiting(cluster: Cluster) -> list[str]:
 
 
 def wait_archived(installation: Installation, timeout_s: float = 40.0) -> None:
-    """Until nothing is ready any more. PostgreSQL, which pauses for a minute, is woken."""
+    """Until nothing is ready any more; fails when nothing gets done for so long.
+
+    PostgreSQL, which pauses for a minute, is woken.
+    """
     cluster = installation.cluster
-
-    def done() -> bool:
-        if not waiting(cluster):
-            return True
+    left, deadline = len(waiting(cluster)), time.monotonic() + timeout_s
+    while found := len(waiting(cluster)):
+        if found < left:
+            left, deadline = found, time.monotonic() + timeout_s
+        if time.monotonic() > deadline:
+            pytest.fail(f"{left} files wait in vain; the agent:\n{installation.agent_log}")
         wake_archiver(cluster)
-        return False
-
-    wait_until(done, f"the archive to catch up; the agent:\n{installation.agent_log}", timeout_s)
 
 
 def wake_archiver(cluster: Cluster) -> None:

@@ -57,6 +57,18 @@ class LoopThread:
         await asyncio.sleep(0)
 
 
+def keep_port() -> socket.socket:
+    """A port on loopback that nobody else gets, whether or not somebody listens there.
+
+    Servers that share ports (SO_REUSEPORT) may listen on it, and as long as none does connections
+    are refused.
+    """
+    keeper = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    keeper.bind(("127.0.0.1", 0))
+    return keeper
+
+
 class TcpProxy:
     """Forwards a port on loopback to ``host:port``.
 
@@ -78,7 +90,8 @@ class TcpProxy:
         self._thread = LoopThread()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
-        self.port = 0
+        self._keeper = keep_port()
+        self.port: int = self._keeper.getsockname()[1]
         self._thread.run(self._listen())
 
     def set_behaviour(self, behaviour: Behaviour) -> None:
@@ -94,11 +107,13 @@ class TcpProxy:
         self._thread.run(self._stop_listening())
         self._thread.run(self._reset_all())
         self._thread.close()
+        self._keeper.close()
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
+            self._server = await asyncio.start_server(
+                self._serve, "127.0.0.1", self.port, reuse_port=True
+            )
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
@@ -218,8 +233,9 @@ class HttpFaults:
         self._seen: list[Seen] = []
         self._refusing = False
         self._thread = LoopThread()
+        self._keeper = keep_port()
+        self.port: int = self._keeper.getsockname()[1]
         self._runner = self._thread.run(self._start())
-        self.port: int = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self.port}"
 
     def add(self, **fault: Any) -> Fault:
@@ -255,9 +271,13 @@ class HttpFaults:
     def close(self) -> None:
         self._thread.run(self._stop())
         self._thread.close()
+        self._keeper.close()
 
     async def _listen(self) -> None:
-        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await self._listen_for(self._runner)
+
+    async def _listen_for(self, runner: web.AppRunner) -> None:
+        self._site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_port=True)
         await self._site.start()
 
     async def _start(self) -> web.AppRunner:
@@ -266,8 +286,7 @@ class HttpFaults:
         application.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        self._site = web.TCPSite(runner, "127.0.0.1", 0)
-        await self._site.start()
+        await self._listen_for(runner)
         return runner
 
     async def _stop(self) -> None:

@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -57,7 +57,7 @@ class LoopThread:
         await asyncio.sleep(0)
 
 
-def keep_port() -> socket.socket:
+def keep_port(port: int = 0) -> socket.socket:
     """A port on loopback that nobody else gets, whether or not somebody listens there.
 
     Servers that share ports (SO_REUSEPORT) may listen on it, and as long as none does connections
@@ -65,8 +65,20 @@ def keep_port() -> socket.socket:
     """
     keeper = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    keeper.bind(("127.0.0.1", 0))
+    keeper.bind(("127.0.0.1", port))
     return keeper
+
+
+async def stop_accepting(listening: Iterable[socket.socket]) -> None:
+    """To be called before their server is closed.
+
+    A connection that was accepted and has not reached its server by then is never closed: Python
+    loses it (python/cpython#109564), and a later test is blamed.
+    """
+    for one in listening:
+        asyncio.get_running_loop().remove_reader(one.fileno())
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 class TcpProxy:
@@ -116,9 +128,10 @@ class TcpProxy:
             )
 
     async def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            await stop_accepting(server.sockets)
+            server.close()
 
     async def _reset_all(self) -> None:
         for writer in self._writers:
@@ -277,8 +290,14 @@ class HttpFaults:
         await self._listen_for(self._runner)
 
     async def _listen_for(self, runner: web.AppRunner) -> None:
-        self._site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_port=True)
+        self._listening = keep_port(self.port)
+        self._site = web.SockSite(runner, self._listening)
         await self._site.start()
+
+    async def _stop_listening(self) -> None:
+        site = self._site
+        await stop_accepting([self._listening])
+        await site.stop()
 
     async def _start(self) -> web.AppRunner:
         self._client = aiohttp.ClientSession(auto_decompress=False)
@@ -290,6 +309,8 @@ class HttpFaults:
         return runner
 
     async def _stop(self) -> None:
+        if not self._refusing:
+            await self._stop_listening()
         await self._runner.cleanup()
         await self._client.close()
 
@@ -318,7 +339,7 @@ class HttpFaults:
     async def _refuse(self, request: web.Request) -> NoReturn:
         if not self._refusing:
             self._refusing = True
-            await self._site.stop()
+            await self._stop_listening()
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError

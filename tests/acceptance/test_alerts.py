@@ -136,7 +136,6 @@ def listeners(installation: Installation, web_sink: WebSink, mail_sink: MailServ
     return found
 
 
-@pytest.mark.timeout(600)
 def test_a_repository_that_goes_away_is_told_by_all_and_so_is_its_return(
     listeners: Listeners,
 ) -> None:
@@ -161,7 +160,6 @@ def test_a_repository_that_goes_away_is_told_by_all_and_so_is_its_return(
     listeners.wait_beating()
 
 
-@pytest.mark.timeout(300)
 def test_a_restart_of_the_agent_repeats_nothing_and_forgets_no_all_clear(
     listeners: Listeners,
 ) -> None:
@@ -179,7 +177,6 @@ def test_a_restart_of_the_agent_repeats_nothing_and_forgets_no_all_clear(
         assert [one for one in told if one != "repeated"] == ["raised", "recovered"]
 
 
-@pytest.mark.timeout(300)
 def test_a_sink_that_fails_delays_no_other_and_is_shown(listeners: Listeners) -> None:
     listeners.web.status = 500
     listeners.start()
@@ -202,7 +199,6 @@ def test_a_sink_that_fails_delays_no_other_and_is_shown(listeners: Listeners) ->
     )
 
 
-@pytest.mark.timeout(300)
 def test_a_heartbeat_that_is_not_heard_is_told_to_the_sinks_and_shown(
     listeners: Listeners,
 ) -> None:
@@ -254,7 +250,6 @@ def canaries(
     return Canaries(found.installation, planted), found
 
 
-@pytest.mark.timeout(500)
 def test_no_secret_is_in_a_log_a_metric_a_page_or_an_alert(
     canaries: tuple[Canaries, S3Archiving],
     web_sink: WebSink,

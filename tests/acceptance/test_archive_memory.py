@@ -25,7 +25,6 @@ SEGMENTS = 60
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_sixty_segments_before_a_slow_store_stay_within_the_limit(
     ceph: S3Server, make_installation: MakeInstallation, tcp_proxy: Callable[[str], TcpProxy]
 ) -> None:

@@ -64,7 +64,6 @@ def grow(one: Installation, value: int) -> str:
     return backup_ids(one)[-1]
 
 
-@pytest.mark.timeout(300)
 def test_what_expire_leaves_restores_and_what_it_deletes_is_gone(bed: RestoreBed) -> None:
     one = bed.installation
     first = backup_ids(one)[0]
@@ -109,7 +108,6 @@ def test_what_expire_leaves_restores_and_what_it_deletes_is_gone(bed: RestoreBed
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_random_moments_inside_the_window_restore_after_expiry(bed: RestoreBed) -> None:
     one = bed.installation
     gone = backup_ids(one)[0]
@@ -132,7 +130,6 @@ def test_random_moments_inside_the_window_restore_after_expiry(bed: RestoreBed) 
         bed.stop_started()
 
 
-@pytest.mark.timeout(300)
 def test_a_store_that_takes_no_writes_is_said_and_still_restores(bed: RestoreBed) -> None:
     one = bed.installation
     grow(one, 1)
@@ -170,7 +167,6 @@ def mortal(several: RestoreBed) -> Path:
     return program
 
 
-@pytest.mark.timeout(300)
 def test_killed_again_and_again_it_leaves_only_whole_backups(
     several: RestoreBed, mortal: Path
 ) -> None:

@@ -160,7 +160,6 @@ def expected_rows(story: Story, timeline: int, at: datetime) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 async def test_the_command_that_the_page_shows_for_a_moment_restores_that_moment(
     story: Story, tab: Tab
 ) -> None:
@@ -206,7 +205,6 @@ async def check_gap(story: Story, tab: Tab) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 async def test_everybody_can_use_the_page_without_scripts_too(
     story: Story, tab: Tab, axe: str
 ) -> None:
@@ -266,7 +264,6 @@ async def check_manners(story: Story, tab: Tab) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_an_open_page_shows_what_happens_by_itself(watched: Installation, tab: Tab) -> None:
     await tab.show_as(DESKTOP)
     await tab.open(f"http://{http_address(watched)}")
@@ -282,7 +279,6 @@ async def test_an_open_page_shows_what_happens_by_itself(watched: Installation, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_a_page_opened_before_the_first_look_comes_to_show_what_can_be_restored(
     tab: Tab,
 ) -> None:

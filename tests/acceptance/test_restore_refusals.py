@@ -44,7 +44,7 @@ def test_a_gap_is_named_and_latest_ends_before_it(bed: RestoreBed) -> None:
 
     assert f"segment {lost} is missing" in refused["stderr"]
     assert plan["gap"] == lost
-    assert [part["first"] for part in plan["stranded"]] == [last]
+    assert plan["stranded"][0]["first"] == last  # the running server may have gone on
     assert not bed.target("pg").exists()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.fix_postgres import free_port, wait_until
 from tests.fix_restore import RestoreBed, rows
 from walkeeper.core.lsn import Lsn
@@ -25,7 +23,6 @@ def test_a_dropped_table_is_there_again_at_the_moment_before_the_drop(bed: Resto
     assert cluster.value("SELECT to_regclass('later')") == ""
 
 
-@pytest.mark.timeout(300)
 def test_every_kind_of_target_is_met_where_it_says_and_the_command_says_so(
     bed: RestoreBed,
 ) -> None:

@@ -41,7 +41,6 @@ class Line:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_every_branch_can_be_restored_and_none_brings_back_rows_of_another(
     bed: RestoreBed,
 ) -> None:

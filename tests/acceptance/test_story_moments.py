@@ -71,7 +71,6 @@ def busy(make_installation: MakeInstallation) -> Installation:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_ten_random_moments_of_a_pgbench_run_come_back_exactly(
     busy: Installation, make_bed: Callable[..., RestoreBed]
 ) -> None:

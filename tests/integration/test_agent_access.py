@@ -47,7 +47,6 @@ def told(watched: Installation, web_sink: WebSink) -> Callable[[], list[tuple[st
     return pairs
 
 
-@pytest.mark.timeout(400)
 def test_a_role_that_ends_soon_is_a_finding_and_an_alert_until_it_was_prolonged(
     watched: Installation, told: Callable[[], list[tuple[str, str]]]
 ) -> None:
@@ -65,7 +64,6 @@ def test_a_role_that_ends_soon_is_a_finding_and_an_alert_until_it_was_prolonged(
     assert "database role" not in findings(watched)
 
 
-@pytest.mark.timeout(400)
 def test_a_key_that_is_taken_away_is_a_finding_and_an_alert_until_it_is_back(
     watched: Installation, told: Callable[[], list[tuple[str, str]]]
 ) -> None:
@@ -83,7 +81,6 @@ def test_a_key_that_is_taken_away_is_a_finding_and_an_alert_until_it_is_back(
     assert "identity_file" not in findings(watched)
 
 
-@pytest.mark.timeout(400)
 def test_keys_of_the_environment_that_end_soon_are_told_ahead(
     make_s3_archiving: MakeS3Archiving,
 ) -> None:

@@ -75,7 +75,6 @@ def absence(installation: Installation, web_sink: WebSink) -> Absence:
     return found
 
 
-@pytest.mark.timeout(400)
 def test_it_says_so_everywhere_and_archives_when_the_repository_is_back(absence: Absence) -> None:
     installation = absence.installation
     absence.begin()
@@ -99,7 +98,6 @@ def test_it_says_so_everywhere_and_archives_when_the_repository_is_back(absence:
     assert installation.stop_agent() == 0
 
 
-@pytest.mark.timeout(400)
 def test_a_restart_tells_nothing_twice_and_forgets_no_other_alert(absence: Absence) -> None:
     installation = absence.installation
     installation.start_agent()
@@ -121,7 +119,6 @@ def test_a_restart_tells_nothing_twice_and_forgets_no_other_alert(absence: Absen
         assert [event for event, told in absence.told if told == key] == ["raised", "recovered"]
 
 
-@pytest.mark.timeout(300)
 def test_it_ends_when_it_is_asked_to(absence: Absence) -> None:
     absence.begin()
     absence.installation.start_agent()
@@ -133,7 +130,6 @@ def test_a_repository_that_answers_and_holds_no_archive_ends_it(installation: In
     assert "walkeeper init" in installation.run("agent", code=10).stderr
 
 
-@pytest.mark.timeout(400)
 def test_a_store_that_fails_is_waited_for_too(make_s3_archiving: MakeS3Archiving) -> None:
     one = make_s3_archiving()
     one.installation.http = SOME_PORT

@@ -215,6 +215,7 @@ class Installation:
         wait_until(
             lambda: self.cluster.value(query) == "t",
             f"{name} to be archived; the agent:\n{self.agent_log[-4000:]}",
+            90,  # PostgreSQL pauses for a minute after three refusals of an agent that just begins
         )
         return name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from tests.fix_archive import ONE_MIB, TestKeys, make_archive
 from tests.fix_fetch import put_object
+from tests.fix_fetch_wal import put_tail
 from tests.fix_wal import WalWriter, main_data
-from walkeeper.core.layout import CutOffSegment, StoredWal, wal_object
+from walkeeper.core.layout import CutOffSegment, StoredWal, tail_prefix, wal_object
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.segment_set import SegmentRange, SegmentSet
 from walkeeper.core.timeline import Leg, TimelineHistory, TimelineSwitch
@@ -42,8 +44,16 @@ class CountingStorage(MemoryStorage):
         self.listed: list[str] = []
         self.cold: set[str] = set()
         self.broken = ""
+        self.before: Callable[[str], Awaitable[None]] | None = None
+
+    async def folders(self, prefix: str) -> list[str]:
+        if self.before is not None:
+            await self.before(prefix)
+        return await super().folders(prefix)
 
     async def list_objects(self, prefix: str, *, after: str = ""):
+        if self.before is not None:
+            await self.before(prefix)
         self.listed.append(prefix)
         if self.broken and prefix.endswith(self.broken):
             raise StorageUnavailable("no answer")
@@ -200,6 +210,45 @@ async def test_the_records_of_a_cut_off_segment_count_where_no_complete_one_is(
 
     assert wal.holdings().complete[1] == SegmentSet((1,), (2,))
     assert wal.holdings().fragments == {seg(1, 2): last.end}
+
+
+def between_listings(asked: list[str]) -> bool:
+    """The second of the folders ``wal/`` and ``tail/`` is about to be listed."""
+    return len({prefix.split("/")[0] for prefix in asked}) == 2
+
+
+def before_the_tail_is_read(asked: list[str]) -> bool:
+    return asked[-1] == tail_prefix(seg(1, 2))
+
+
+@pytest.mark.parametrize("moment", [between_listings, before_the_tail_is_read])
+@pytest.mark.parametrize("deleted", [1, 3])
+async def test_a_segment_that_becomes_whole_while_it_is_listed_counts_and_its_tail_does_not(
+    world: World, moment: Callable[[list[str]], bool], deleted: int
+) -> None:
+    writer = WalWriter(seg(1, 2))
+    writer.append(main_data(bytes(40_000)))
+    (content,) = writer.segments()
+    await world.put(seg(1, 1))
+    links = await put_tail(world.archive, seg(1, 2), content, [8_192, 16_384, 24_576])
+    survey = await world.listing.survey()
+    asked: list[str] = []
+
+    async def complete(prefix: str) -> None:
+        asked.append(prefix.removeprefix(f"{world.archive.folder}/"))
+        if moment(asked):
+            world.storage.before = None
+            await world.put(seg(1, 2), size=20)
+            for name in links[:deleted]:
+                await world.storage.delete(world.archive.path(name))
+
+    world.storage.before = complete
+    wal = await world.listing.wal(survey, (Leg(1, Lsn(0), None),), lsn(1))
+
+    assert world.storage.before is None
+    assert wal.holdings().complete[1] == SegmentSet((1,), (3,))
+    assert wal.fragments == {}
+    assert wal.stored_bytes((SegmentRange(1, 1, 3),)) == 30
 
 
 async def test_a_damaged_cut_off_segment_is_noted_and_does_not_hide_the_rest(world: World) -> None:

@@ -188,11 +188,17 @@ class Archive:
 
     async def holds(self, name: ObjectName) -> bool:
         """Whether there is an object of that name, whatever it is. Raises what storage raises."""
+        return await self.find(name) is not None
+
+    async def find(self, name: ObjectName) -> ObjectInfo | None:
+        """What the store says of an object, None where there is none. Raises what storage raises.
+
+        The name in it is the one in the repository.
+        """
         try:
-            await self.storage.head(self.path(name))
+            return await self.storage.head(self.path(name))
         except ObjectNotFound:
-            return False
-        return True
+            return None
 
     async def _blocks(self, sealed: SealedObject) -> AsyncIterator[Buffer]:
         loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -40,9 +40,8 @@ from walkeeper.errors import IntegrityError, ObjectNotFound, StorageUnavailable,
 from walkeeper.repository.archive import Archive
 from walkeeper.repository.backups import BackupStore, ListedBackup
 from walkeeper.services.folder_memory import FolderMemory
+from walkeeper.services.fragments import Fragments
 from walkeeper.services.history_files import parse_history
-from walkeeper.services.segment_stand_in import find_fragment
-from walkeeper.services.tail_chain import tail_folders
 from walkeeper.services.wal_listing import TimelineListing, WalListing
 from walkeeper.storage.base import ObjectInfo
 
@@ -98,7 +97,7 @@ class ArchiveListing:
         self._archive = archive
         self._backups = backups
         self._pool = pool
-        self._scratch_dir = scratch_dir
+        self._fragments = Fragments(archive, pool, scratch_dir)
         self._memory = memory
         self._size = archive.segment_size
         self._gate = asyncio.Semaphore(_PARALLEL)
@@ -133,32 +132,21 @@ class ArchiveListing:
         )
 
     async def wal(self, survey: Survey, path: Path, start: Lsn) -> WalListing:
-        """List the WAL from ``start`` on along a path, and see how far tails and cut-offs go."""
+        """List the WAL from ``start`` on along a path, and see how far tails and cut-offs go.
+
+        It may grow meanwhile: what was durable when this was called is in the listing.
+        """
         for _ in range(_ATTEMPTS):
+            # Tails come first: a segment that becomes whole behind them is then listed as one.
+            tails = await self._fragments.tails()
             listed = await self._list_wal(survey, path, start)
             try:
-                return await self._with_fragments(listed, path, start)
-            except ObjectNotFound:  # the segment became complete, and its tail was deleted
+                return await self._fragments.add(listed, path, start, tails)
+            except ObjectNotFound:  # deleted while it was read
                 continue
         raise StorageUnavailable(
             "the archive changes too fast to be listed", hint="try again in a moment"
         )
-
-    async def _with_fragments(self, listed: WalListing, path: Path, start: Lsn) -> WalListing:
-        if not self._archive.opener.can_open:
-            return listed  # how far they go is encrypted
-        tails = [segment async for segment in tail_folders(self._archive)]
-        ends: dict[WalSegment, Lsn] = {}
-        damaged: list[IntegrityError] = []
-        for segment in listed.incomplete(path, start, tails):
-            try:
-                end = await find_fragment(self._archive, self._pool, segment, self._scratch_dir)
-            except IntegrityError as error:
-                damaged.append(error)
-            else:
-                if end is not None:
-                    ends[segment] = end
-        return replace(listed, fragments=ends, damaged=tuple(damaged))
 
     async def _list_wal(self, survey: Survey, path: Path, start: Lsn) -> WalListing:
         timelines = {*survey.first, *(leg.timeline for leg in path)}

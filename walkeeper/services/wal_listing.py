@@ -21,7 +21,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.segment_set import SegmentRange, SegmentSet
 from walkeeper.core.wal import SegmentSize, WalSegment
 from walkeeper.errors import IntegrityError
-from walkeeper.storage.base import Page
+from walkeeper.storage.base import ObjectInfo, Page
 
 COLD_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes that must be thawed before they can be read (Amazon S3 user guide, "Storage
@@ -66,6 +66,13 @@ class TimelineListing:
         for number, one in enumerate(page.storage_classes[part], first):
             if one in COLD_CLASSES:
                 self.cold[number] = str(one)
+
+    def insert(self, number: int, info: ObjectInfo) -> None:
+        """Take one more segment, which came after its folder was listed."""
+        at = bisect_left(self.numbers, number)
+        self.numbers.insert(at, number)
+        self.sizes.insert(at, info.size_bytes)
+        self.stored.insert(at, info.modified_at.timestamp())
 
     def bytes_between(self, begin: int, end: int) -> int:
         """What the segments from ``begin`` to just before ``end`` take in the repository."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from tests.fix_archiving import wait_archived
 from tests.fix_cli import Installation, MakeInstallation
-from tests.fix_postgres import Cluster, wait_until
+from tests.fix_postgres import Cluster, send_signal, wait_until
 from tests.fix_tree import files_below
 from walkeeper.agent.control_client import control_request
 from walkeeper.services.agent_status import AgentStatus, TailStatus, decode_agent_status
@@ -118,10 +117,10 @@ def still(cluster: Cluster) -> Iterator[None]:
 
     def both_sleep() -> bool:
         for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+            send_signal(pid, signal.SIGCONT)
         stopped[:] = [int(pid) for pid, _ in cluster.sql(query)]
         for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+            send_signal(pid, signal.SIGSTOP)
         return [kind for _, kind in cluster.sql(query)] == ["Activity"] * 2
 
     try:
@@ -130,8 +129,7 @@ def still(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         for pid in stopped:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+            send_signal(pid, signal.SIGCONT)
 
 
 def ask_agent(installation: Installation) -> AgentStatus:

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from walkeeper.agent.state_file import read_state, write_state
+from walkeeper.agent.state_file import keep_state, read_state
 from walkeeper.core.layout import ObjectName, parse_wal_object, wal_object
 from walkeeper.core.wal import WalSegment
 from walkeeper.repository.archive import Archive
@@ -111,11 +111,6 @@ class Acknowledged:
         last = self._last
         if last is None or last is self._written:
             return
-        loop = asyncio.get_running_loop()
         # One that cannot be written was logged, and is tried again with the next segment.
-        writing = loop.run_in_executor(self._pool, write_state, self._path, last)
-        try:
-            await asyncio.shield(writing)
-        finally:  # a thread goes on when its caller is cancelled: an older one must not come behind
-            await asyncio.wait({writing})
+        await keep_state(self._pool, self._path, last)
         self._written = last

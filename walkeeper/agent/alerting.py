@@ -18,7 +18,7 @@ from walkeeper.agent.delivery import Delivery
 from walkeeper.agent.heartbeat import Heartbeat
 from walkeeper.agent.observer import Sample
 from walkeeper.agent.sinks import Sink
-from walkeeper.agent.state_file import read_state, write_state
+from walkeeper.agent.state_file import keep_state, read_state
 from walkeeper.config_alerts import AlertsConfig
 from walkeeper.core.alerts import Alert, Entry, Severity, advance, topic
 from walkeeper.core.backlog import BacklogSample
@@ -211,15 +211,10 @@ class Alerting:
         self._is_loaded = True
 
     async def _save(self) -> None:
-        loop = asyncio.get_running_loop()
         async with self._saving:  # so that no older state comes behind a newer one
             ledgers = {one.name: dict(one.ledger) for one in self._deliveries}
             state = AlertState(alerts=self.alerts, ledgers=ledgers)
-            writing = loop.run_in_executor(self._pool, write_state, self._state_path, state)
-            try:
-                await asyncio.shield(writing)
-            finally:  # a thread goes on when its caller is cancelled
-                await asyncio.wait({writing})
+            await keep_state(self._pool, self._state_path, state)
 
 
 def _raised(alerts: dict[str, Alert]) -> dict[str, tuple[object, ...]]:

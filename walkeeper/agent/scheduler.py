@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from walkeeper.agent.state_file import read_state, write_state
+from walkeeper.agent.state_file import keep_state, read_state
 from walkeeper.core.schedule import Schedule, jitter
 from walkeeper.errors import find_known
 from walkeeper.services.agent_status import JobOutcome, JobStatus
@@ -249,6 +249,4 @@ class _JobLoop:
             return JobResult("failed", known.message)
 
     async def _save(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(
-            self._pool, write_state, self._path, self._state
-        )
+        await keep_state(self._pool, self._path, self._state)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +27,19 @@ def read_state(path: Path, kind: type[T]) -> T | None:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("state_not_read", file=str(path), reason=str(error))
         return None
+
+
+async def keep_state(pool: ThreadPoolExecutor, path: Path, document: msgspec.Struct) -> bool:
+    """`write_state` in a thread, over when that is, also where the caller is cancelled.
+
+    A thread goes on then: who writes again afterwards would else be overtaken by the older one.
+    """
+    loop = asyncio.get_running_loop()
+    writing = loop.run_in_executor(pool, write_state, path, document)
+    try:
+        return await asyncio.shield(writing)
+    finally:
+        await asyncio.wait({writing})
 
 
 def write_state(path: Path, document: msgspec.Struct) -> bool:

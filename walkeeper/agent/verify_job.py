@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from walkeeper.agent.compose import Workshop
-from walkeeper.agent.state_file import read_state, write_state
+from walkeeper.agent.state_file import keep_state, read_state
 from walkeeper.core.backup_id import BackupId
 from walkeeper.core.read_cycle import ReadCycle
 from walkeeper.repository.archive import Archive
@@ -48,5 +48,5 @@ async def run_verify(
     )
     done = await verifier.run()
     if done.cycle != cycle:
-        await loop.run_in_executor(shop.pool, write_state, path, done.cycle)
+        await keep_state(shop.pool, path, done.cycle)
     return done.report

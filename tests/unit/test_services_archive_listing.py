@@ -179,6 +179,20 @@ def test_a_folder_is_read_alike_however_it_is_cut_into_pages(
     assert not names_only.cold
 
 
+def test_a_segment_that_came_later_is_listed_in_its_place_with_all_that_is_known_of_it() -> None:
+    numbers = [1, 2, 3, 4, 5]
+    infos = [ObjectInfo(wal_object(seg(1, one)), one, EPOCH, GLACIER[one % 2]) for one in numbers]
+    whole, grown = TimelineListing(), TimelineListing()
+    whole.take(Page.of(infos), ONE_MIB)
+    grown.take(Page.of([infos[0], *infos[2:4]]), ONE_MIB)
+
+    for number in (2, 5):
+        grown.insert(number, infos[number - 1])
+
+    assert grown == whole
+    assert grown.cold == {1: "GLACIER", 3: "GLACIER", 5: "GLACIER"}
+
+
 async def test_sizes_and_cold_objects_of_a_range_are_known(world: World) -> None:
     await world.put(seg(1, 1), seg(1, 2), seg(1, 3), size=100)
     await world.put(seg(1, 5), size=1000)

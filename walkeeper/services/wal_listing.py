@@ -73,6 +73,8 @@ class TimelineListing:
         self.numbers.insert(at, number)
         self.sizes.insert(at, info.size_bytes)
         self.stored.insert(at, info.modified_at.timestamp())
+        if info.storage_class in COLD_CLASSES:
+            self.cold[number] = str(info.storage_class)
 
     def bytes_between(self, begin: int, end: int) -> int:
         """What the segments from ``begin`` to just before ``end`` take in the repository."""
